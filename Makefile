@@ -1,0 +1,41 @@
+# Needs Python 3.11+ and make. Everything else is installed into .venv from locked versions.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+SIZE ?= 1000000
+
+.PHONY: setup lint test demo bench migrate lock clean
+
+setup: $(STAMP)
+
+$(STAMP): requirements-dev.lock
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name it with: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	touch $@
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: setup
+	$(BIN)/python -m pytest
+
+demo: setup
+	$(BIN)/python -m local.demo
+
+bench: setup
+	$(BIN)/python -m bench --events $(SIZE)
+
+migrate: setup
+	$(BIN)/python -m local.migrate
+
+# After a change of pyproject.toml. Hashes, and no registry addresses, go into the lock files.
+lock: setup
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml --group dev -o requirements-dev.lock
+
+clean:
+	rm -rf .venv .local build

@@ -1,0 +1,1 @@
+"""`python -m backfill`: chosen days rebuilt from the raw events."""

@@ -1,0 +1,104 @@
+"""What travels from the topic to the transaction: columns of events, and the chunk of messages they came from.
+
+Frozen values, checked where they are made. Columns are numpy arrays of one length; nothing here is per event.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Int64Array = npt.NDArray[np.int64]
+Int16Array = npt.NDArray[np.int16]
+Int8Array = npt.NDArray[np.int8]
+BoolArray = npt.NDArray[np.bool_]
+
+NULL = np.int64(-(2**63))
+"""Stands for SQL null in an integer column. No id can be it: every nullable id is a 32-bit integer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Valid events that feed at least one metric, as columns of one length n, in the order they were read.
+
+    Attributes:
+        id: int64[n], the raw event's id.
+        account_id: int64[n].
+        name: int8[n], the event's code: its position in `Registry.event_names`.
+        created_us: int64[n], microseconds since 1970-01-01T00:00:00Z.
+        value_us: int64[n], `value` in microseconds; a null is 0.
+        business_us: int64[n], `value_in_business_hours` in microseconds; a null is 0.
+        ids: nullable id columns by raw column name (`Registry.id_columns`), int64[n], null is `NULL`.
+        source: int16[n], which of its chunk's (later: batch's) partitions the event was read from.
+    """
+
+    id: Int64Array
+    account_id: Int64Array
+    name: Int8Array
+    created_us: Int64Array
+    value_us: Int64Array
+    business_us: Int64Array
+    ids: Mapping[str, Int64Array]
+    source: Int16Array
+
+    def __post_init__(self) -> None:
+        n = len(self.id)
+        lengths = {len(self.account_id), len(self.name), len(self.created_us), len(self.value_us)}
+        lengths |= {len(self.business_us), len(self.source), *map(len, self.ids.values())}
+        if lengths != {n}:
+            raise ValueError("columns of events differ in length")
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    def take(self, keep: BoolArray) -> "Events":
+        """The events whose flag in `keep` (bool[n]) is set."""
+        return Events(
+            self.id[keep],
+            self.account_id[keep],
+            self.name[keep],
+            self.created_us[keep],
+            self.value_us[keep],
+            self.business_us[keep],
+            {c: v[keep] for c, v in self.ids.items()},
+            self.source[keep],
+        )
+
+
+class Partition(NamedTuple):
+    """A topic partition; tuples sort as the transaction locks them."""
+
+    topic: str
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A message that cannot be an event: which one, what kind of error, and a sentence for people.
+
+    Attributes:
+        index: the message's position in the list that was decoded.
+        error_class: a short bounded word for metrics and filters: `syntax`, `encoding`, `type`, `missing`,
+            `range`, `timestamp`, `text`, `size` or `nesting`.
+        reason: names the field and what was found, without the payload.
+    """
+
+    index: int
+    error_class: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A rejected message as it stood on the topic; it becomes one row of `dead_letters`."""
+
+    source: Partition
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+    timestamp_us: int | None
+    error_class: str
+    reason: str

@@ -1,0 +1,1 @@
+"""The workshop: real Kafka and PostgreSQL on this machine, sample events, the demo. Not part of the product."""
