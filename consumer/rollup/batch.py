@@ -1,8 +1,10 @@
-"""What travels from the topic to the transaction: columns of events, and the chunk of messages they came from.
+"""What travels from the topic to the transaction: columns of events, and the messages they came from.
 
+What is decoded at once is a small batch; the writer merges those that have gathered into the batch of a transaction.
 Frozen values, checked where they are made. Columns are numpy arrays of one length; nothing here is per event.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -102,3 +104,87 @@ class DeadLetter:
     timestamp_us: int | None
     error_class: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The messages of one partition in a batch, and what is known of them before the transaction.
+
+    An offset is always the next to read: the span covers [start, next), of which `messages` were delivered (compaction
+    and aborted transactions leave gaps).
+    """
+
+    source: Partition
+    topic_id: str
+    start: int
+    next: int
+    messages: int
+    skipped: Mapping[str, int]
+    dead: int
+    oldest_us: int | None
+    """Broker timestamp of the span's first message, microseconds since the epoch; None if the broker gave none."""
+
+    def __post_init__(self) -> None:
+        if not self.start < self.next:
+            raise ValueError(f"offsets of {self.source} do not rise: {self.start} to {self.next}")
+
+    def then(self, later: "Span") -> "Span":
+        """This span and the one that follows it without a gap."""
+        if (self.source, self.topic_id, self.next) != (later.source, later.topic_id, later.start):
+            raise ValueError(f"{self.source}: a span from {later.start} does not follow one up to {self.next}")
+        return Span(
+            self.source,
+            self.topic_id,
+            self.start,
+            later.next,
+            self.messages + later.messages,
+            Counter(self.skipped) + Counter(later.skipped),
+            self.dead + later.dead,
+            self.oldest_us,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Messages that are counted together or not at all.
+
+    Attributes:
+        spans: one per partition, sorted by it.
+        events: `events.source` is a position in `spans`.
+        dead_letters: the messages that cannot be events.
+    """
+
+    spans: tuple[Span, ...]
+    events: Events
+    dead_letters: tuple[DeadLetter, ...]
+
+    @property
+    def messages(self) -> int:
+        """How many messages it covers."""
+        return sum(span.messages for span in self.spans)
+
+
+def merge(batches: Sequence[Batch]) -> Batch:
+    """One batch of several that were read one after the other. Raises ValueError if their offsets do not follow."""
+    if len(batches) == 1:
+        return batches[0]
+    spans: dict[Partition, Span] = {}
+    for batch in batches:
+        for span in batch.spans:
+            spans[span.source] = spans[span.source].then(span) if span.source in spans else span
+    ordered = sorted(spans)
+    place = {source: position for position, source in enumerate(ordered)}
+    remap = [np.array([place[span.source] for span in batch.spans], np.int16) for batch in batches]
+    every = [batch.events for batch in batches]
+    events = Events(
+        np.concatenate([e.id for e in every]),
+        np.concatenate([e.account_id for e in every]),
+        np.concatenate([e.name for e in every]),
+        np.concatenate([e.created_us for e in every]),
+        np.concatenate([e.value_us for e in every]),
+        np.concatenate([e.business_us for e in every]),
+        {column: np.concatenate([e.ids[column] for e in every]) for column in every[0].ids},
+        np.concatenate([places[e.source] for places, e in zip(remap, every, strict=True)]),
+    )
+    dead = tuple(letter for batch in batches for letter in batch.dead_letters)
+    return Batch(tuple(spans[source] for source in ordered), events, dead)

@@ -1,0 +1,239 @@
+"""The transaction: one batch of messages becomes rows, ids and offsets together, or nothing of it happens.
+
+    1. share the settings lock; the batch must be cut into days with the present settings
+    2. lock the partitions' offsets, sorted; each must be the batch's start
+    3. insert or lock the days, sorted; events of days that are not counted live go to late_events
+    4. claim the ids; those already counted drop out
+    5. store the members behind distinct counts; the new ones are what the counts grow by
+    6. add the totals in one sorted upsert; bury the dead letters
+    7. move the offsets, with the balance of what became of every message; commit
+
+Why this is exact: an id is claimed under its day's lock, in the transaction that adds its values and moves its offset.
+A crash, a zombie, a rebalance or a replay can only repeat the whole or nothing. Nothing here waits for Kafka, and no
+row lock is taken outside the sorted order, so consumers and rebuilds cannot deadlock.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import polars as pl
+import psycopg
+
+from consumer.errors import OffsetConflict, SettingsChanged
+from consumer.rollup.accounts import AccountZones
+from consumer.rollup.aggregate import Dated, aggregate, date_events, split_key
+from consumer.rollup.batch import Batch, BoolArray, Int64Array, Partition
+from consumer.rollup.bitmap import claim
+from consumer.rollup.counted import first_of_each
+from consumer.rollup.day_locks import lock_days, uncount
+from consumer.rollup.graveyard import bury
+from consumer.rollup.registry import Registry
+from consumer.rollup.statements import STATEMENTS
+
+Stage = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a consumer counts by; the same for all its batches."""
+
+    group_id: str
+    registry: Registry
+    open_days: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a batch.
+
+    Attributes:
+        balance: for each of the batch's spans: messages by outcome (counted, duplicates, late, skipped, dead).
+        skipped: messages by reason.
+        rows: rollup rows inserted or updated.
+        counted: bool[n], which of the batch's events were counted.
+    """
+
+    balance: tuple[Mapping[str, int], ...]
+    skipped: Mapping[str, int]
+    rows: int
+    counted: BoolArray
+
+
+def write(
+    conn: psycopg.Connection, batch: Batch, accounts: AccountZones, rules: Rules, now_us: int, stage: Stage
+) -> Written:
+    """Count a batch in one transaction. Returns after PostgreSQL answered COMMIT.
+
+    Args:
+        conn: an autocommit connection prepared by `prepare`, used by nobody else meanwhile.
+        batch: what to count.
+        accounts: the settings to cut days with.
+        rules: what to count by.
+        now_us: the present, microseconds since the epoch; decides which unknown days are still open.
+        stage: is told (stage, seconds) as stages end.
+
+    Raises:
+        OffsetConflict: stored offsets are not the batch's; nothing was written.
+        SettingsChanged: settings are newer than `accounts`; nothing was written.
+        psycopg.Error: the database refused or is away. Nothing was written, unless the connection was lost at COMMIT:
+            then the stored offsets tell.
+    """
+    timer = _Timer(stage)
+    dated, has_zone = date_events(batch.events, accounts)
+    totals = aggregate(dated, rules.registry)
+    timer("aggregate")
+    with conn.transaction():
+        _check_settings(conn, accounts.version)  # 1
+        shards = _lock_offsets(conn, batch, rules.group_id)  # 2
+        timer("offsets")
+        live = lock_days(conn, dated, accounts, rules.registry, rules.open_days, now_us)  # 3
+        timer("days")
+        fresh = _claim(conn, dated, live, shards)  # 4
+        timer("ids")
+        counted = live & fresh
+        if not counted.all():
+            uncount(conn, dated, live & ~fresh)
+            totals = aggregate(dated.take(counted), rules.registry)
+            timer("aggregate")
+        _store_members(conn, totals.members)  # 5
+        timer("members")
+        rows = _add_rollups(conn, totals.rows, bool(len(totals.members)))  # 6
+        timer("upsert")
+        bury(conn, batch, rules.group_id)
+        balance = _balance(batch, dated, has_zone, live, fresh)
+        _move_offsets(conn, batch, balance, rules.group_id)  # 7
+        timer("offsets")
+    timer("commit")
+    skipped: Counter[str] = Counter(no_timezone=int((~has_zone).sum()))
+    for span in batch.spans:
+        skipped.update(span.skipped)
+    kept = has_zone.copy()
+    kept[has_zone] = counted
+    return Written(balance, skipped, rows, kept)
+
+
+def prepare(conn: psycopg.Connection) -> None:
+    """Create the connection's temporary tables. Call once after connecting."""
+    conn.execute(STATEMENTS["create_stages"])
+
+
+def account_zones(conn: psycopg.Connection) -> AccountZones:
+    """The accounts that have a rollup, as of now."""
+    rows = conn.execute(STATEMENTS["account_zones"]).fetchall()
+    return AccountZones.of(rows[0][0], {account: name for _, account, name in rows if account is not None})
+
+
+def _check_settings(conn: psycopg.Connection, version: int) -> None:
+    conn.execute(STATEMENTS["share_settings"])
+    # A statement of its own: its snapshot is taken after the lock was granted.
+    row = conn.execute(STATEMENTS["settings_version"]).fetchone()
+    if row is None or row[0] != version:
+        raise SettingsChanged(f"account settings moved from version {version} to {row and row[0]}")
+
+
+def _lock_offsets(conn: psycopg.Connection, batch: Batch, group_id: str) -> list[int]:
+    """Compare each partition's stored offset with the batch's start; return the partitions' shards."""
+    parameters = {
+        "group_id": group_id,
+        "topics": [span.source.topic for span in batch.spans],
+        "partitions": [span.source.partition for span in batch.spans],
+    }
+    found = {
+        Partition(topic, partition): (topic_id, offset, shard)
+        for topic, partition, topic_id, offset, shard in conn.execute(STATEMENTS["lock_offsets"], parameters)
+    }
+    moved = [s for s in batch.spans if found.get(s.source, (None, None))[:2] != (s.topic_id, s.start)]
+    if moved:
+        raise OffsetConflict([f"{span.source.topic}[{span.source.partition}]" for span in moved])
+    return [found[span.source][2] for span in batch.spans]
+
+
+def _claim(conn: psycopg.Connection, dated: Dated, live: BoolArray, shards: list[int]) -> BoolArray:
+    """bool[n]: events whose id was claimed now; False for late ones and for ids counted before."""
+    fresh = live.copy()
+    if not live.any():
+        return fresh
+    fresh[live] = first_of_each(dated.events.id[live])
+    candidates = dated.take(fresh)
+    last_day = int(split_key(candidates.key)[1].max())
+    fresh[fresh] = claim(conn, candidates.events.id, candidates.events.source, shards, last_day)
+    return fresh
+
+
+def _store_members(conn: psycopg.Connection, members: pl.DataFrame) -> None:
+    if len(members):
+        _copy(conn, "copy_members", members)
+        conn.execute(STATEMENTS["count_new_members"])
+
+
+def _add_rollups(conn: psycopg.Connection, rows: pl.DataFrame, has_members: bool) -> int:
+    if len(rows):
+        _copy(conn, "copy_rollups", rows)
+    elif not has_members:
+        return 0
+    return conn.execute(STATEMENTS["add_rollups"]).rowcount
+
+
+def _copy(conn: psycopg.Connection, statement: str, rows: pl.DataFrame) -> None:
+    # The columns are numbers, dates and words of the registry: none needs COPY's escapes.
+    with conn.cursor() as cursor, cursor.copy(STATEMENTS[statement]) as copy:
+        copy.write(rows.write_csv(include_header=False, separator="\t").encode())
+
+
+def _balance(
+    batch: Batch, dated: Dated, has_zone: BoolArray, live: BoolArray, fresh: BoolArray
+) -> tuple[Mapping[str, int], ...]:
+    """Messages by outcome for each span; `consumer_offsets` holds a CHECK that they add up."""
+    size = len(batch.spans)
+    count: Callable[[Any], list[int]] = partial(_per_span, size=size)
+    without_zone = count(batch.events.source[~has_zone])
+    source = dated.events.source
+    late, counted, duplicates = count(source[~live]), count(source[fresh]), count(source[live & ~fresh])
+    return tuple(
+        {
+            "counted": counted[at],
+            "duplicates": duplicates[at],
+            "late": late[at],
+            "skipped": without_zone[at] + sum(span.skipped.values()),
+            "dead": span.dead,
+        }
+        for at, span in enumerate(batch.spans)
+    )
+
+
+def _per_span(source: Int64Array, size: int) -> list[int]:
+    numbers: list[int] = np.bincount(source, minlength=size).tolist()
+    return numbers
+
+
+def _move_offsets(
+    conn: psycopg.Connection, batch: Batch, balance: tuple[Mapping[str, int], ...], group_id: str
+) -> None:
+    outcomes = {name: [row[name] for row in balance] for name in balance[0]}
+    parameters = {
+        "group_id": group_id,
+        "topics": [span.source.topic for span in batch.spans],
+        "partitions": [span.source.partition for span in batch.spans],
+        "next_offsets": [span.next for span in batch.spans],
+        "messages": [span.messages for span in batch.spans],
+        **outcomes,
+    }
+    conn.execute(STATEMENTS["move_offsets"], parameters)
+
+
+class _Timer:
+    """Tells the seconds since the last stage ended."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._last = perf_counter()
+
+    def __call__(self, name: str) -> None:
+        now = perf_counter()
+        self._stage(name, now - self._last)
+        self._last = now
