@@ -1,0 +1,11 @@
+"""What every test gets: the fixture plugins, one file a topic, and hypothesis profiles."""
+
+import os
+
+from hypothesis import settings
+
+pytest_plugins = ["tests.fixtures.services"]
+
+settings.register_profile("default", deadline=None, derandomize=False, print_blob=True)
+settings.register_profile("ci", settings.get_profile("default"), max_examples=200, database=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
