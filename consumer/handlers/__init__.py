@@ -3,11 +3,14 @@
 A handler is chosen by topic (`KAFKA_TOPICS=reporting_events:json`). It decodes and validates each message once.
 """
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from consumer.errors import ConfigurationError
 from consumer.rollup.batch import Events, Int64Array, Reject
+from consumer.rollup.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +40,21 @@ class Handler(Protocol):
         bytes: what cannot be an event becomes a `Reject`. Does not block.
         """
         ...
+
+
+def _json(registry: Registry) -> Handler:
+    from consumer.handlers.json_events import JsonEvents  # noqa: PLC0415 - it implements the contract above
+
+    return JsonEvents(registry)
+
+
+_HANDLERS: Mapping[str, Callable[[Registry], Handler]] = {"json": _json}
+
+
+def handler_for(name: str, registry: Registry) -> Handler:
+    """The handler that `KAFKA_TOPICS` calls `name`; raises ConfigurationError that names the known ones."""
+    if name in _HANDLERS:
+        return _HANDLERS[name](registry)
+    near = difflib.get_close_matches(name.lower(), _HANDLERS, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ConfigurationError(f"KAFKA_TOPICS: no handler {name!r}; there are: {', '.join(_HANDLERS)}{hint}")

@@ -1,0 +1,151 @@
+"""RFC 3339 date-times as microseconds since 1970-01-01T00:00:00Z: one strict parser, and a fast one that agrees.
+
+`parse_timestamp` is the rule. `parse_timestamps` reads the usual spellings of a whole column as a matrix of bytes
+and leaves every other text, and every text that breaks a rule, to `parse_timestamp`: it never rejects by itself.
+A property test holds the two together.
+
+The rule: `YYYY-MM-DD`, then `T`, `t` or a space, then `hh:mm:ss`, then optionally `.` and any number of digits,
+then `Z`, `z` or `±hh:mm`. Digits beyond the microsecond are cut off, not rounded. Second 60 is rejected: neither
+PostgreSQL nor Unix time has a microsecond for a leap second, so the raw row could not hold what the message said.
+"""
+
+import calendar
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import numpy as np
+import numpy.typing as npt
+
+from consumer.rollup.batch import BoolArray, Int64Array
+
+DAY_US = 86_400_000_000
+EARLIEST_US = date(2000, 1, 1).toordinal() * DAY_US - date(1970, 1, 1).toordinal() * DAY_US
+"""2000-01-01T00:00:00Z. No support software is older; what says so has lost its clock."""
+MAX_AHEAD_US = DAY_US
+"""How far ahead of the consumer's clock an event may lie: more than any clock is off by, less than a wrong year."""
+
+_EPOCH_DAY = date(1970, 1, 1).toordinal()
+_DATE_TIME = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:([Zz])|([+-])(\d\d):(\d\d))?", re.ASCII
+)
+
+
+class TimestampError(ValueError):
+    """A text is not a date-time; the message says why, as the end of a sentence that begins with the text."""
+
+
+def parse_timestamp(text: str) -> int:
+    """The instant that `text` names, in microseconds since the epoch; raises TimestampError."""
+    match = _DATE_TIME.fullmatch(text)
+    if match is None:
+        raise TimestampError("is not an RFC 3339 date-time such as 2026-02-11T09:30:00Z")
+    year, month, day, hour, minute, second = map(int, match.group(1, 2, 3, 4, 5, 6))
+    fraction, zulu, sign, offset_hour, offset_minute = match.group(7, 8, 9, 10, 11)
+    try:
+        days = date(year, month, day).toordinal() - _EPOCH_DAY
+    except ValueError:
+        raise TimestampError("names no day of the calendar") from None
+    if second == 60:
+        raise TimestampError("has second 60: a leap second is no instant that PostgreSQL can hold")
+    if hour > 23 or minute > 59 or second > 59:
+        raise TimestampError("names no time of day (00:00:00 to 23:59:59)")
+    seconds = days * 86_400 + hour * 3_600 + minute * 60 + second
+    if not zulu:
+        if not sign:
+            raise TimestampError("has no offset from UTC; end it with Z or ±hh:mm")
+        if int(offset_hour) > 23 or int(offset_minute) > 59:
+            raise TimestampError("has no possible offset from UTC (-23:59 to +23:59)")
+        ahead = int(offset_hour) * 3_600 + int(offset_minute) * 60
+        seconds += ahead if sign == "-" else -ahead
+    return seconds * 1_000_000 + int((fraction or "")[:6].ljust(6, "0"))
+
+
+def parse_timestamps(texts: Sequence[str]) -> tuple[Int64Array, BoolArray]:
+    """For each text the instant it names in microseconds since the epoch (int64[n]), and whether it names one
+    (bool[n]). Where it names none the instant is 0, and `parse_timestamp` says why."""
+    n = len(texts)
+    us, ok = np.zeros(n, np.int64), np.zeros(n, np.bool_)
+    # Anything but ASCII becomes one "?" a character: lengths stay, and no shape below accepts it.
+    flat = np.frombuffer("".join(texts).encode("ascii", "replace"), np.uint8)
+    lengths = set(map(len, texts))
+    if len(lengths) == 1:
+        us, ok = _read_matrix(flat.reshape(n, lengths.pop()))
+    elif lengths:
+        length_of = np.array([len(text) for text in texts])
+        start_of = np.cumsum(length_of) - length_of
+        for length in lengths & _SHAPES.keys():
+            rows = np.flatnonzero(length_of == length)
+            us[rows], ok[rows] = _read_matrix(flat[start_of[rows, None] + np.arange(length)])
+    for i in np.flatnonzero(~ok).tolist():
+        try:
+            us[i] = parse_timestamp(texts[i])
+            ok[i] = True
+        except TimestampError:
+            us[i] = 0
+    return us, ok
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """A spelling of one fixed length: at each place a character from `low` to `low + span`."""
+
+    low: npt.NDArray[np.uint8]
+    span: npt.NDArray[np.uint8]
+    fraction: slice
+
+    @classmethod
+    def of(cls, digits: int, tail: str) -> "_Shape":
+        point = "." if digits else ""
+        low = f"2000-00-00T00:00:00{point}{'0' * digits}{tail}".encode()
+        high = f"2099-19-39T29:59:59{point}{'9' * digits}{tail}".encode()
+        lows, highs = np.frombuffer(low, np.uint8), np.frombuffer(high, np.uint8)
+        return cls(lows[:, None], (highs - lows)[:, None], slice(20, 20 + digits))
+
+    def read(self, matrix: npt.NDArray[np.uint8]) -> tuple[Int64Array, BoolArray]:
+        """Instants of the rows of `matrix`, and which rows are of this shape and name an instant."""
+        # Transposed, so that every step below runs along n neighbouring bytes. A character below `low` wraps
+        # round to a number far above any span.
+        digit = np.subtract(matrix.T, self.low, order="C")
+        ok: BoolArray = np.all(digit <= self.span, axis=0)
+        month = digit[5] * 10 + digit[6] - 1
+        day = digit[8] * 10 + digit[9] - 1
+        hour = digit[11] * 10 + digit[12]
+        month_of = (digit[2] * 10 + digit[3]).astype(np.int64) * 12 + month
+        ok &= (month < 12) & (day < _DAYS_IN_MONTH.take(month_of, mode="clip")) & (hour < 24)
+        us = (_FIRST_DAY.take(month_of, mode="clip") + day) * 24 + hour
+        us = us * 60 + (digit[14] * 10 + digit[15])
+        us = us * 60 + (digit[17] * 10 + digit[18])
+        fraction = digit[self.fraction]
+        for place in fraction:
+            us = us * 10 + place
+        us *= 10 ** (6 - len(fraction))
+        return us, ok
+
+
+_MONTHS = [(2000 + i // 12, i % 12 + 1) for i in range(1200)]
+_FIRST_DAY = np.array([date(y, m, 1).toordinal() - _EPOCH_DAY for y, m in _MONTHS], np.int64)
+_DAYS_IN_MONTH = np.array([calendar.monthrange(y, m)[1] for y, m in _MONTHS], np.uint8)
+
+_SHAPES: dict[int, list[_Shape]] = {}
+"""The usual spellings by length: up to six digits of a second, ending in Z or in +00:00, years 2000 to 2099."""
+for _digits in range(7):
+    for _tail in ("Z", "+00:00"):
+        _length = 19 + (_digits + 1 if _digits else 0) + len(_tail)
+        _SHAPES.setdefault(_length, []).append(_Shape.of(_digits, _tail))
+
+
+def _read_matrix(matrix: npt.NDArray[np.uint8]) -> tuple[Int64Array, BoolArray]:
+    """Instants of texts of one length, one a row, and which of them some shape of that length could read."""
+    n, length = matrix.shape
+    us, ok = np.zeros(n, np.int64), np.zeros(n, np.bool_)
+    for shape in _SHAPES.get(length, ()):
+        if not ok.any():
+            us, ok = shape.read(matrix)  # mostly all rows are alike: no copy of the matrix
+        else:
+            rest = np.flatnonzero(~ok)
+            us[rest], ok[rest] = shape.read(matrix[rest])
+        if ok.all():
+            break
+    return us, ok
