@@ -1,0 +1,183 @@
+"""Which librdkafka properties we set, which the operator may set, and which would break the promise.
+
+Properties come from the environment: `KAFKA_FETCH_WAIT_MAX_MS=20` is `fetch.wait.max.ms=20`. Names and values that
+are not in the tables below are librdkafka's business: it refuses what it does not know. Pure but for reading the
+files that hold secrets; it knows nothing of consumers or topics.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from consumer.errors import ConfigurationError
+
+PREFIX = "KAFKA_"
+FILE_SUFFIX = "_FILE"
+
+OURS = frozenset({"KAFKA_BOOTSTRAP_SERVERS", "KAFKA_TOPICS", "KAFKA_GROUP_ID"})
+"""Settings with a row of their own in `consumer.settings`."""
+
+_SECRET = re.compile(r"password|secret|passphrase|key\.pem$|^sasl\.oauthbearer\.config$")
+
+_NOT_MEANT_FOR_US = re.compile(
+    # What Kubernetes puts into every pod beside a service called kafka or kafka-something.
+    r"KAFKA(_\w+)?_SERVICE_(HOST|PORT(_\w+)?)|KAFKA(_\w+)?_PORT(_\d+_(TCP|UDP)(_(ADDR|PORT|PROTO))?)?"
+    # What Kafka's own scripts read.
+    r"|KAFKA_(HOME|OPTS|HEAP_OPTS|JMX_OPTS|JMX_PORT|LOG4J_OPTS|GC_LOG_OPTS|JVM_PERFORMANCE_OPTS)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """A librdkafka property, its value, and why it has it."""
+
+    name: str
+    value: str | int
+    why: str
+
+
+DEFAULTS = (
+    Property(
+        "fetch.queue.backoff.ms",
+        5,
+        "At the default of 1000 a full queue runs empty before fetching goes on: 150,000 messages/s, not 540,000.",
+    ),
+    Property(
+        "queued.max.messages.kbytes",
+        65_536,
+        "Bounds what is fetched ahead: memory depends on this, not on the lag.",
+    ),
+    Property("queued.min.messages", 100_000, "Several chunks ahead, so that decoding never waits for the network."),
+    Property(
+        "fetch.wait.max.ms", 50, "How long a broker may wait for more; bounds what it adds to freshness when caught up."
+    ),
+    Property(
+        "partition.assignment.strategy",
+        "cooperative-sticky",
+        "A rebalance stops only the partitions that move. Left out with `group.protocol=consumer`.",
+    ),
+    Property("allow.auto.create.topics", "false", "A misspelt topic is an error, not a new empty topic."),
+    Property("client.id", "reporting-rollup", "What broker logs and quotas call this program."),
+)
+"""Ours, tuned on the benchmark; each may be overridden."""
+
+FIXED = (
+    Property(
+        "enable.auto.commit",
+        "false",
+        "Offsets live in PostgreSQL, in the transaction that counts their events; Kafka's copy follows afterwards.",
+    ),
+    Property(
+        "enable.auto.offset.store", "false", "An offset counts as read when its transaction committed, not before."
+    ),
+    Property("isolation.level", "read_committed", "Events of an aborted producer transaction never happened."),
+    Property(
+        "auto.offset.reset",
+        "error",
+        "An offset that is gone must never be skipped in silence; ON_OFFSET_GAP says what to do then.",
+    ),
+)
+"""Without these the counts are not exact. Another value is refused."""
+
+CLASSIC_ONLY = (
+    "partition.assignment.strategy",
+    "session.timeout.ms",
+    "heartbeat.interval.ms",
+    "group.protocol.type",
+)
+"""With `group.protocol=consumer` the broker decides these."""
+
+_EAGER = {"range", "roundrobin"}
+_COOPERATIVE = {"cooperative-sticky"}
+_FALSE = {"false", "f", "0"}  # librdkafka's words for it
+
+MAX_POLL_INTERVAL_MS = 300_000
+"""librdkafka's default."""
+
+
+def variable_of(name: str) -> str:
+    """The environment variable of a property: `fetch.wait.max.ms` -> `KAFKA_FETCH_WAIT_MAX_MS`."""
+    return PREFIX + name.upper().replace(".", "_")
+
+
+def is_secret(name: str) -> bool:
+    """Whether the value of a property must never be shown; such a property can also be read from a file."""
+    return _SECRET.search(name) is not None
+
+
+def is_foreign(variable: str) -> bool:
+    """Whether a KAFKA_ variable is somebody else's: Kubernetes' service links and Kafka's own scripts."""
+    return _NOT_MEANT_FOR_US.fullmatch(variable) is not None
+
+
+def read_secret_file(variable: str, path: str) -> str:
+    """The text of a file that holds a secret, without the line end that editors add."""
+    try:
+        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeError) as error:
+        cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigurationError(
+            f"{variable} is wrong: cannot read {path!r} ({cause}); allowed: the path of a readable text file"
+        ) from error
+
+
+def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The properties that the environment sets, ours (`OURS`) left out. Raises `ConfigurationError` for a secret
+    given twice or in a file that cannot be read."""
+    found: dict[str, str] = {}
+    for variable in sorted(environ):
+        if not variable.startswith(PREFIX) or variable in OURS or is_foreign(variable):
+            continue
+        name = variable.removeprefix(PREFIX).lower().replace("_", ".")
+        plain = variable.removesuffix(FILE_SUFFIX)
+        secret = name.removesuffix(".file")
+        # Some properties that are no secrets end in .file themselves (sasl.oauthbearer.assertion.private.key.file).
+        if plain == variable or not is_secret(secret):
+            found[name] = environ[variable]
+        elif plain in environ:
+            raise ConfigurationError(f"{plain} and {variable} are both set; keep one of them")
+        else:
+            found[secret] = read_secret_file(variable, environ[variable])
+    return found
+
+
+def problems(overrides: Mapping[str, str]) -> Iterator[str]:
+    """One line for each override that would break exactness, or that the group protocol rules out."""
+    for fixed in FIXED:
+        found = overrides.get(fixed.name, str(fixed.value)).strip().lower()
+        if found != fixed.value and not (fixed.value == "false" and found in _FALSE):
+            yield _wrong(overrides, fixed.name, f"only {fixed.value}. {fixed.why}")
+    if "metadata.broker.list" in overrides:
+        yield _wrong(overrides, "metadata.broker.list", "nothing; set KAFKA_BOOTSTRAP_SERVERS, its other name")
+    if "max.poll.interval.ms" in overrides and not overrides["max.poll.interval.ms"].strip().isdecimal():
+        yield _wrong(overrides, "max.poll.interval.ms", "a whole number of milliseconds from 1 to 86400000")
+    protocol = overrides.get("group.protocol", "classic").strip().lower()
+    if protocol not in {"classic", "consumer"}:
+        yield _wrong(overrides, "group.protocol", "one of classic, consumer")
+    elif protocol == "consumer":
+        for name in CLASSIC_ONLY:
+            if name in overrides:
+                yield _wrong(overrides, name, "nothing with KAFKA_GROUP_PROTOCOL=consumer: the broker decides it")
+    elif "partition.assignment.strategy" in overrides:
+        strategies = set(overrides["partition.assignment.strategy"].strip().lower().split(","))
+        if not (strategies <= _EAGER or strategies <= _COOPERATIVE):
+            yield _wrong(
+                overrides,
+                "partition.assignment.strategy",
+                "cooperative-sticky alone, or range and roundrobin: a member cannot do both kinds of rebalance",
+            )
+
+
+def _wrong(overrides: Mapping[str, str], name: str, allowed: str) -> str:
+    return f"{variable_of(name)} is wrong: found {overrides[name]!r}; allowed: {allowed}"
+
+
+def merged(overrides: Mapping[str, str]) -> dict[str, str | int]:
+    """Our defaults and fixed values under the operator's, ready for librdkafka but for servers and group."""
+    properties: dict[str, str | int] = {p.name: p.value for p in DEFAULTS + FIXED}
+    if overrides.get("group.protocol", "").strip().lower() == "consumer":
+        for name in CLASSIC_ONLY:
+            properties.pop(name, None)
+    properties.update(overrides)
+    return properties

@@ -1,0 +1,272 @@
+"""Every setting: name, default, unit, meaning and check, in one table that code, errors and docs follow.
+
+Settings come from environment variables alone, named as the fields in capitals. To add one, add a field to
+`Settings` (or to `DatabaseSettings`, if the backfill needs it too) and write docs/configuration.md anew:
+`python -m consumer.settings > docs/configuration.md`. A wrong value is a `ConfigurationError` of one line.
+"""
+
+import ipaddress
+import re
+import sys
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+
+from consumer import kafka_properties
+from consumer.environment import EnvironmentSettings, setting
+from consumer.logs import HIDDEN, Event, redact
+
+HANDLERS = ("json", "debezium", "account_settings")
+"""What the messages of a topic can be; the first is the default."""
+
+
+class TopicHandler(NamedTuple):
+    """A topic to consume, and the handler that reads its messages."""
+
+    topic: str
+    handler: str
+
+
+def _database_url(value: str) -> str:
+    try:
+        parts = conninfo_to_dict(value)
+    except psycopg.ProgrammingError as error:
+        raise ValueError("it does not parse") from error
+    if not parts:
+        raise ValueError("it is empty")
+    return value
+
+
+def _servers(value: str) -> str:
+    server = re.compile(r"([A-Z_]+://)?(\[[0-9a-fA-F:.]+\]|[^\s:/,\[\]]+)(:\d{1,5})?")
+    for part in value.split(","):
+        if not server.fullmatch(part.strip()):
+            raise ValueError(f"{part.strip()!r} is not host:port")
+    return value
+
+
+def _topics(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    found: list[TopicHandler] = []
+    for part in value.split(","):
+        topic, colon, handler = part.strip().partition(":")
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", topic) or topic in {".", ".."}:
+            raise ValueError(f"{topic!r} cannot be the name of a topic")
+        if colon and handler not in HANDLERS:
+            raise ValueError(f"there is no handler {handler!r}")
+        if any(topic == other.topic for other in found):
+            raise ValueError(f"topic {topic!r} is named twice")
+        found.append(TopicHandler(topic, handler or HANDLERS[0]))
+    return tuple(found)
+
+
+def _group(value: str) -> str:
+    if not re.fullmatch(r"[\x21-\x7e]{1,255}", value):
+        raise ValueError("it is empty, too long or has spaces")
+    return value
+
+
+def _address(value: str) -> str:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError as error:
+        raise ValueError("names are not looked up") from error
+    return value
+
+
+class DatabaseSettings(EnvironmentSettings):
+    """What every command needs: the consumer, and the backfill."""
+
+    database_url: Annotated[str, AfterValidator(_database_url)] = setting(
+        "postgresql://postgres@127.0.0.1:5432/postgres",
+        "The PostgreSQL database that holds accounts' settings, raw events and rollups.",
+        allowed="a PostgreSQL connection URI (postgresql://user:password@host:5432/database?sslmode=verify-full) "
+        "or key=value string",
+        secret=True,
+    )
+    db_statement_timeout_seconds: int = setting(
+        60,
+        "A statement that takes longer is cancelled, and its transaction tried again.",
+        unit="seconds",
+        between=(1, 3600),
+    )
+    open_days: int = setting(
+        3,
+        "How many local days, today's included, are counted live. Events of older days wait for a rebuild.",
+        unit="days",
+        between=(1, 60),
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        "info", "The least important lines that are written; debug has a line for every transaction."
+    )
+    log_format: Literal["json", "console"] = setting(
+        "json", "`json` for machines, one object a line; `console` for a person at a terminal."
+    )
+
+
+class Settings(DatabaseSettings):
+    """Everything that the consumer can be told."""
+
+    kafka_bootstrap_servers: Annotated[str, AfterValidator(_servers)] = setting(
+        "127.0.0.1:9092", "Brokers to ask for the rest of the cluster.", allowed="host:port, separated by commas"
+    )
+    kafka_topics: Annotated[tuple[TopicHandler, ...], BeforeValidator(_topics)] = setting(
+        "reporting_events",
+        "The topics to consume, and what their messages are: `json` rows, `debezium` change events of the raw table, "
+        "or `account_settings`. Without a handler: json.",
+        allowed=f"topic or topic:handler, separated by commas, each topic once; handlers: {', '.join(HANDLERS)}",
+    )
+    kafka_group_id: Annotated[str, AfterValidator(_group)] = setting(
+        "reporting-rollup",
+        "The consumer group, and the name under which offsets are stored. A new name starts from the beginning of "
+        "the topics (events counted before are recognised).",
+        allowed="1 to 255 visible ASCII characters without spaces",
+    )
+    kafka_overrides: dict[str, str] = Field(default_factory=dict)
+    """Further librdkafka properties by name; never shown unless `describe` hides the secrets."""
+
+    on_offset_gap: Literal["stop", "reset"] = setting(
+        "stop",
+        "When a stored offset is no longer in the topic (retention, topic re-created): `stop` with an error, or "
+        "`reset` to what is left and say which events to verify.",
+    )
+    batch_max_events: int = setting(
+        400_000,
+        "The most events in one transaction. Only reached under lag; memory grows by about 70 bytes an event.",
+        unit="events",
+        between=(1, 5_000_000),
+    )
+    fetch_max_events: int = setting(
+        20_000,
+        "The most messages decoded at once, never more than BATCH_MAX_EVENTS. Memory holds a few of these as "
+        "messages, 3 kB each.",
+        unit="messages",
+        between=(1, 500_000),
+    )
+    batch_max_wait_ms: int = setting(
+        100,
+        "When caught up, how long events wait for others to share a transaction: freshness against load.",
+        unit="milliseconds",
+        between=(0, 10_000),
+    )
+    metrics_port: int = setting(
+        9108,
+        "Port of /metrics, /livez, /readyz, /startupz and /status; 0 takes any free one and logs it.",
+        between=(0, 65_535),
+    )
+    metrics_address: Annotated[str, AfterValidator(_address)] = setting(
+        "0.0.0.0",  # noqa: S104 - probes and scrapes come from outside the container
+        "Address that METRICS_PORT is opened on.",
+        allowed="an IPv4 or IPv6 address",
+    )
+    shutdown_timeout_seconds: int = setting(
+        10,
+        "After SIGTERM, how long the batch in flight may take to commit before it is given up (and read again later).",
+        unit="seconds",
+        between=(1, 300),
+    )
+
+    @field_validator("fetch_max_events")
+    @classmethod
+    def _chunk_fits_batch(cls, value: int, info: ValidationInfo) -> int:
+        batch: int = info.data.get("batch_max_events", value)
+        return min(value, batch)
+
+    @field_validator("kafka_overrides")
+    @classmethod
+    def _exact(cls, value: dict[str, str]) -> dict[str, str]:
+        if lines := list(kafka_properties.problems(value)):
+            raise ValueError("\n".join(lines))
+        return value
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str]) -> dict[str, Any]:
+        return super().read(environ) | {"kafka_overrides": kafka_properties.from_environment(environ)}
+
+    @property
+    def max_poll_interval_seconds(self) -> float:
+        """How long the loop may go without polling before the group drops this member."""
+        ms = self.kafka_overrides.get("max.poll.interval.ms", kafka_properties.MAX_POLL_INTERVAL_MS)
+        return int(ms) / 1000
+
+    def kafka_properties(self) -> dict[str, str | int]:
+        """A new dictionary of properties for librdkafka, secrets included. See `consumer.kafka_properties`."""
+        ours = {"bootstrap.servers": self.kafka_bootstrap_servers, "group.id": self.kafka_group_id}
+        return kafka_properties.merged(self.kafka_overrides) | ours
+
+    def describe(self) -> dict[str, str | int]:
+        """As in `EnvironmentSettings`, with the librdkafka properties that the operator set."""
+        shown = super().describe()
+        shown["KAFKA_TOPICS"] = ",".join(f"{t.topic}:{t.handler}" for t in self.kafka_topics)
+        for name, value in self.kafka_overrides.items():
+            shown[kafka_properties.variable_of(name)] = HIDDEN if kafka_properties.is_secret(name) else redact(value)
+        return shown
+
+
+def markdown() -> str:
+    """The text of docs/configuration.md."""
+    lines = [
+        "# Configuration",
+        "",
+        "<!-- Written by `python -m consumer.settings > docs/configuration.md`; change consumer/settings.py. -->",
+        "",
+        "Settings are environment variables. Each has a default that works on the local stack; a wrong value stops",
+        "the program at once (exit code 2) with one line that names the variable, what was found and what is allowed.",
+        "",
+        "| Variable | Default | Unit | Allowed | Meaning |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [f"| `{v.name}` | `{v.default}` | {v.unit} | {v.allowed} | {v.meaning} |" for v in Settings.variables()]
+    shared = ", ".join(f"`{row.name}`" for row in DatabaseSettings.variables())
+    lines += [
+        "",
+        f"`python -m backfill` reads {shared}.",
+        "",
+        "## Secrets",
+        "",
+        "`DATABASE_URL` can be read from a file instead: `DATABASE_URL_FILE` is its path. The same goes for secret",
+        "librdkafka properties: `KAFKA_SASL_PASSWORD_FILE`, `KAFKA_SSL_KEY_PASSWORD_FILE`,",
+        "`KAFKA_SASL_OAUTHBEARER_CLIENT_SECRET_FILE` and so on. Secrets are in no log line, metric or error.",
+        "",
+        "## Any other librdkafka property",
+        "",
+        "`KAFKA_` and the property's name in capitals, with `_` for `.`: `KAFKA_SECURITY_PROTOCOL=SASL_SSL` sets",
+        "`security.protocol`. `KAFKA_GROUP_PROTOCOL=consumer` turns on the rebalance protocol of KIP-848,",
+        "`KAFKA_GROUP_INSTANCE_ID` static membership. Left alone are variables that Kubernetes adds beside a service",
+        "called `kafka` (`KAFKA_PORT`, `KAFKA_SERVICE_HOST`, …) and those of Kafka's scripts (`KAFKA_HEAP_OPTS`, …).",
+        "",
+        "Set by us, and yours to change:",
+        "",
+        "| Property | Value | Why |",
+        "|---|---|---|",
+        *(f"| `{p.name}` | `{p.value}` | {p.why} |" for p in kafka_properties.DEFAULTS),
+        "",
+        "Set by us, and refused with any other value, because the counts would no longer be exact:",
+        "",
+        "| Property | Value | Why |",
+        "|---|---|---|",
+        *(f"| `{p.name}` | `{p.value}` | {p.why} |" for p in kafka_properties.FIXED),
+        "",
+        "With `group.protocol=consumer` the broker decides "
+        + ", ".join(f"`{name}`" for name in kafka_properties.CLASSIC_ONLY)
+        + ": setting them is refused.",
+        "",
+        "## Log lines",
+        "",
+        "One line an event of interest, on standard output: a fixed word in `event`, the facts in fields of their own",
+        "(`topic`, `partition`, `offset`, …). Payloads and secrets are never logged.",
+        "",
+        "| Event | Meaning |",
+        "|---|---|",
+        *(f"| `{event}` | {event.meaning} |" for event in Event),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())
