@@ -33,8 +33,8 @@ DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 SIZE_BUCKETS = (1, 10, 100, 1_000, 5_000, 20_000, 50_000, 100_000, 200_000, 400_000, 1_000_000)
 
 STAGES = {
-    "reader": ("poll", "decode", "aggregate", "backpressure", "paused", "idle"),
-    "writer": ("merge", "settings", "offsets", "days", "ids", "members", "upsert", "commit", "retry", "waiting"),
+    "reader": ("poll", "decode", "backpressure", "paused", "idle"),
+    "writer": ("waiting", "merge", "aggregate", "offsets", "days", "ids", "members", "upsert", "commit", "retry"),
 }
 """What each of the two threads can be doing. A stage's word belongs to one thread."""
 
@@ -136,8 +136,9 @@ CATALOGUE = (
         "stage_seconds_total",
         Kind.COUNTER,
         "seconds",
-        "What the two threads spend their time on; the rates of one thread add up to 1, so a stacked graph shows what "
-        "limits. Mostly `backpressure`: the database; mostly `decode` or `aggregate`: the CPU; `idle`: nothing.",
+        "What the two threads spend their time on; the rates of one thread add up to about 1, so a stacked graph shows "
+        "what limits. The reader mostly in `backpressure`: the writer limits, and its stages say where; mostly in "
+        "`decode`: the CPU; mostly `idle`: nothing does.",
         (Label("thread", tuple(STAGES)), Label("stage", tuple(THREAD_OF))),
     ),
     Row(
