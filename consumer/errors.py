@@ -55,9 +55,7 @@ class OffsetConflict(RetryBatch):
 
     def __init__(self, partitions: Sequence[str]) -> None:
         self.partitions = tuple(partitions)
-        super().__init__(
-            f"stored offsets moved for {', '.join(partitions)}; reading them again and going on there"
-        )
+        super().__init__(f"stored offsets moved for {', '.join(partitions)}; reading them again and going on there")
 
 
 class SettingsChanged(RetryBatch):

@@ -17,10 +17,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 
 from consumer import kafka_properties
 from consumer.environment import EnvironmentSettings, setting
+from consumer.handlers import HANDLER_NAMES
 from consumer.logs import HIDDEN, Event, redact
-
-HANDLERS = ("json", "debezium", "account_settings")
-"""What the messages of a topic can be; the first is the default."""
 
 
 class TopicHandler(NamedTuple):
@@ -56,11 +54,11 @@ def _topics(value: object) -> object:
         topic, colon, handler = part.strip().partition(":")
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", topic) or topic in {".", ".."}:
             raise ValueError(f"{topic!r} cannot be the name of a topic")
-        if colon and handler not in HANDLERS:
+        if colon and handler not in HANDLER_NAMES:
             raise ValueError(f"there is no handler {handler!r}")
         if any(topic == other.topic for other in found):
             raise ValueError(f"topic {topic!r} is named twice")
-        found.append(TopicHandler(topic, handler or HANDLERS[0]))
+        found.append(TopicHandler(topic, handler or HANDLER_NAMES[0]))
     return tuple(found)
 
 
@@ -116,9 +114,8 @@ class Settings(DatabaseSettings):
     )
     kafka_topics: Annotated[tuple[TopicHandler, ...], BeforeValidator(_topics)] = setting(
         "reporting_events",
-        "The topics to consume, and what their messages are: `json` rows, `debezium` change events of the raw table, "
-        "or `account_settings`. Without a handler: json.",
-        allowed=f"topic or topic:handler, separated by commas, each topic once; handlers: {', '.join(HANDLERS)}",
+        "The topics to consume, and what their messages are: `json` for raw rows as objects, the default.",
+        allowed=f"topic or topic:handler, separated by commas, each topic once; handlers: {', '.join(HANDLER_NAMES)}",
     )
     kafka_group_id: Annotated[str, AfterValidator(_group)] = setting(
         "reporting-rollup",

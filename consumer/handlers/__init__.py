@@ -50,6 +50,9 @@ def _json(registry: Registry) -> Handler:
 
 _HANDLERS: Mapping[str, Callable[[Registry], Handler]] = {"json": _json}
 
+HANDLER_NAMES = tuple(_HANDLERS)
+"""What the messages of a topic can be; the first is the default."""
+
 
 def handler_for(name: str, registry: Registry) -> Handler:
     """The handler that `KAFKA_TOPICS` calls `name`; raises ConfigurationError that names the known ones."""

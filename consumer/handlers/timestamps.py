@@ -94,14 +94,15 @@ class _Shape:
     low: npt.NDArray[np.uint8]
     span: npt.NDArray[np.uint8]
     fraction: slice
+    has_offset: bool
 
     @classmethod
-    def of(cls, digits: int, tail: str) -> "_Shape":
+    def of(cls, digits: int, has_offset: bool) -> "_Shape":
         point = "." if digits else ""
-        low = f"2000-00-00T00:00:00{point}{'0' * digits}{tail}".encode()
-        high = f"2099-19-39T29:59:59{point}{'9' * digits}{tail}".encode()
+        low = f"2000-00-00T00:00:00{point}{'0' * digits}{'+00:00' if has_offset else 'Z'}".encode()
+        high = f"2099-19-39T29:59:59{point}{'9' * digits}{'-29:59' if has_offset else 'Z'}".encode()
         lows, highs = np.frombuffer(low, np.uint8), np.frombuffer(high, np.uint8)
-        return cls(lows[:, None], (highs - lows)[:, None], slice(20, 20 + digits))
+        return cls(lows[:, None], (highs - lows)[:, None], slice(20, 20 + digits), has_offset)
 
     def read(self, matrix: npt.NDArray[np.uint8]) -> tuple[Int64Array, BoolArray]:
         """Instants of the rows of `matrix`, and which rows are of this shape and name an instant."""
@@ -121,6 +122,10 @@ class _Shape:
         for place in fraction:
             us = us * 10 + place
         us *= 10 ** (6 - len(fraction))
+        if self.has_offset:
+            sign, hours, minutes = digit[-6], digit[-5] * 10 + digit[-4], digit[-2] * 10 + digit[-1]
+            ok &= (sign != 1) & (hours < 24)  # "+" is 0 and "-" is 2 places above "+"; between them is ","
+            us += (sign.astype(np.int64) - 1) * (hours * np.int64(60) + minutes) * 60_000_000
         return us, ok
 
 
@@ -129,11 +134,11 @@ _FIRST_DAY = np.array([date(y, m, 1).toordinal() - _EPOCH_DAY for y, m in _MONTH
 _DAYS_IN_MONTH = np.array([calendar.monthrange(y, m)[1] for y, m in _MONTHS], np.uint8)
 
 _SHAPES: dict[int, list[_Shape]] = {}
-"""The usual spellings by length: up to six digits of a second, ending in Z or in +00:00, years 2000 to 2099."""
+"""The usual spellings by length: up to six digits of a second, Z or an offset, years 2000 to 2099."""
 for _digits in range(7):
-    for _tail in ("Z", "+00:00"):
-        _length = 19 + (_digits + 1 if _digits else 0) + len(_tail)
-        _SHAPES.setdefault(_length, []).append(_Shape.of(_digits, _tail))
+    for _has_offset in (False, True):
+        _shape = _Shape.of(_digits, _has_offset)
+        _SHAPES.setdefault(len(_shape.low), []).append(_shape)
 
 
 def _read_matrix(matrix: npt.NDArray[np.uint8]) -> tuple[Int64Array, BoolArray]:

@@ -63,6 +63,13 @@ class Written:
     rows: int
     counted: BoolArray
 
+    def outcomes(self) -> dict[str, int]:
+        """Messages by outcome, all spans together."""
+        total: Counter[str] = Counter()
+        for row in self.balance:
+            total.update(row)
+        return {"duplicate" if name == "duplicates" else name: count for name, count in total.items()}
+
 
 def write(
     conn: psycopg.Connection, batch: Batch, accounts: AccountZones, rules: Rules, now_us: int, stage: Stage

@@ -1,0 +1,59 @@
+"""Commands of the consumer and their exit codes, nothing else: `python -m consumer [check]`."""
+
+import sys
+from typing import Annotated
+
+import structlog
+from cyclopts import App, Parameter
+
+from consumer import __version__, check, logs
+from consumer.errors import RollupError
+from consumer.logs import Event
+from consumer.service import Service
+from consumer.settings import Settings
+
+app = App(
+    name="python -m consumer",
+    version=__version__,
+    help="Count reporting events from Kafka into exact daily rollups in PostgreSQL. "
+    "Settings are environment variables: docs/configuration.md.",
+)
+log = structlog.get_logger()
+
+
+@app.default
+def run() -> int:
+    """Consume until SIGTERM or Ctrl-C (the default command).
+
+    Exit codes: 0 stopped, 1 unexpected error, 2 wrong configuration, 3 schema, 4 topic, 5 offset gap.
+    """
+    settings = Settings.load()
+    logs.configure(settings.log_level, settings.log_format)
+    log.info(Event.STARTING, version=__version__, **settings.describe())
+    for warning in settings.warnings():
+        log.warning(Event.SETTING_SUSPECT, message=warning)
+    try:
+        Service(settings).run()
+    except RollupError as error:
+        log.error(Event.FAILED, message=str(error), exit_code=error.exit_code)
+        return error.exit_code
+    return 0
+
+
+@app.command(name="check")
+def check_command(*, timeout: Annotated[float, Parameter(help="Seconds to wait for each answer.")] = 10.0) -> int:
+    """Check configuration, broker, topics, schema and clock: one line each. Exit 0 if all are good, else 1."""
+    return 0 if check.check(timeout) else 1
+
+
+def main() -> int:
+    """Run the command line; errors that somebody must act on become one line and their exit code."""
+    try:
+        return app() or 0
+    except RollupError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Connections to PostgreSQL, and what its errors mean: which pass by themselves, and how long to wait for that."""
+
+from dataclasses import dataclass
+
+import psycopg
+
+# Classes and codes that go away without a change of ours: https://www.postgresql.org/docs/current/errcodes-appendix.html
+_TRANSIENT_CLASSES = ("08", "40", "53", "57", "58")
+_TRANSIENT_CODES = ("55P03", "25006")  # lock timeout; read-only: a failover that is not over
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Seconds to wait before the next attempt: doubling from `first` up to `most`."""
+
+    first: float = 0.05
+    most: float = 5.0
+
+    def delay(self, failures: int) -> float:
+        """The wait after `failures` failed attempts in a row (1 or more)."""
+        return min(self.most, self.first * 2.0 ** min(failures - 1, 30))
+
+
+def connect(dsn: str, *, statement_timeout: int, application: str) -> psycopg.Connection:
+    """An autocommit connection that notices a dead server within about 15 seconds.
+
+    Args:
+        dsn: a connection URI or key=value string.
+        statement_timeout: seconds until PostgreSQL cancels a statement.
+        application: the connection's name in pg_stat_activity.
+
+    Raises:
+        psycopg.OperationalError: the server is away or refuses us.
+    """
+    return psycopg.connect(
+        dsn,
+        autocommit=True,
+        connect_timeout=10,
+        application_name=application,
+        keepalives_idle=5,
+        keepalives_interval=2,
+        keepalives_count=3,
+        tcp_user_timeout=15_000,
+        # Commits need not wait for the disk: offsets are lost together with the rows, and Kafka still has the events.
+        options=f"-c statement_timeout={statement_timeout * 1000} -c synchronous_commit=off -c timezone=UTC",
+    )
+
+
+def is_transient(error: psycopg.Error) -> bool:
+    """Whether the same statements can succeed later without anybody changing them."""
+    code = error.sqlstate
+    if code is None:  # the connection broke, or was never made
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return code.startswith(_TRANSIENT_CLASSES) or code in _TRANSIENT_CODES

@@ -1,0 +1,346 @@
+"""The running consumer: builds the parts, turns the loop, and ends in order.
+
+The loop reads, decodes and submits; the writer's thread commits. All that needs both Kafka and stored offsets happens
+here: starting partitions, going back after a conflict, giving partitions away. It waits for what passes by itself.
+"""
+
+import logging
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from types import FrameType
+
+import psycopg
+import structlog
+from confluent_kafka import KafkaException
+from prometheus_client import CollectorRegistry
+
+from consumer import database
+from consumer.errors import OffsetGapError
+from consumer.handlers import handler_for
+from consumer.health import Health
+from consumer.health_server import HealthServer
+from consumer.logs import KAFKA_LOGGER, Event
+from consumer.metrics import Metrics
+from consumer.poll_cycle import Policy, assemble
+from consumer.rollup.batch import Batch, Partition
+from consumer.rollup.offsets import Stored, adopt_partitions, gap, reset_offset, stored_offsets
+from consumer.rollup.registry import REGISTRY
+from consumer.rollup.schema import check_schema
+from consumer.rollup.statements import STATEMENTS
+from consumer.rollup.store import Rules
+from consumer.settings import Settings
+from consumer.source import Source
+from consumer.writer import Writer
+
+log = structlog.get_logger()
+
+IDLE_WAIT = 0.5
+"""Seconds to wait for a message when there is none: how soon a signal is noticed, at two turns a second."""
+
+PAUSE_AFTER = 1.0
+"""Seconds without room before partitions are paused, so that polling can go on."""
+
+
+class Service:
+    """One consumer process. `run` returns at the end of an orderly stop; errors that need somebody are raised."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stop = threading.Event()
+        self._metrics = Metrics(CollectorRegistry(), [t.topic for t in settings.kafka_topics])
+        self._health = Health(time.monotonic(), 2 * settings.max_poll_interval_seconds)
+        self._handlers = {t.topic: handler_for(t.handler, REGISTRY) for t in settings.kafka_topics}
+        rules = Rules(settings.kafka_group_id, REGISTRY, settings.open_days)
+        policy = Policy(settings.batch_max_events)
+        self._writer = Writer(self._connect, rules, policy, self._metrics, self._health)
+        self._source = Source(
+            settings.kafka_properties(),
+            [t.topic for t in settings.kafka_topics],
+            leaving=self._leaving,
+            rebalanced=self._rebalanced,
+            logger=logging.getLogger(KAFKA_LOGGER),
+        )
+        self._conn: psycopg.Connection | None = None
+        self._topic_ids: dict[str, str] = {}
+        self._positions: dict[Partition, int] = {}
+        """The next offset to read of every partition that is being read."""
+        self._unread: dict[Partition, deque[tuple[int, int]]] = {}
+        """Per partition: (next offset, broker timestamp in µs of the oldest message) of what is not committed yet."""
+        self._retry_at = 0.0
+        self._report_at = 0.0
+        self._stale_at = 0.0
+        self._mirrored: dict[Partition, int] = {}
+
+    def run(self) -> None:
+        """Consume until SIGTERM or SIGINT.
+
+        Raises:
+            SchemaError, TopicError, OffsetGapError: somebody must act.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        server = HealthServer(
+            self._settings.metrics_address,
+            self._settings.metrics_port,
+            self._metrics.registry,
+            self._health,
+            status=self._status,
+        )
+        server.start()
+        log.info(Event.HTTP_LISTENING, address=self._settings.metrics_address, port=server.port)
+        try:
+            self._wait_until_ready()
+            if not self._stop.is_set():
+                self._writer.start()
+                self._source.subscribe()
+                log.info(Event.STARTED)
+                self._loop()
+        finally:
+            self._shut_down()
+            server.stop()
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        self._stop.set()
+        # A second signal ends the process at once; nothing is lost by that either.
+        signal.signal(number, signal.SIG_DFL)
+
+    def _wait_until_ready(self) -> None:
+        """Until PostgreSQL has the right schema and Kafka the topics. Away is waited for, wrong is raised."""
+        backoff, failures = database.Backoff(first=0.2), 0
+        while not self._stop.is_set():
+            self._health.tick(time.monotonic())
+            try:
+                check_schema(self._control())
+                self._health.schema(None)
+                self._health.database(None)
+                self._topic_ids = self._source.topic_ids()
+            except psycopg.Error as error:
+                if not database.is_transient(error):
+                    raise
+                log.warning(Event.DATABASE_LOST, message=str(error).strip())
+                self._health.database(str(error).strip())
+            except KafkaException as error:
+                log.warning(Event.KAFKA_CLIENT, message=f"no broker answers yet: {error}")
+            else:
+                self._health.mark_started()
+                return
+            failures += 1
+            self._stop.wait(backoff.delay(failures))
+
+    def _loop(self) -> None:
+        observe = self._metrics.observe_stage
+        blocked_since: float | None = None
+        most = self._settings.fetch_max_events
+        gather = self._settings.batch_max_wait_ms / 1000
+        while not self._stop.is_set():
+            turn = time.monotonic()
+            self._health.tick(turn)
+            if self._writer.failure is not None:
+                raise self._writer.failure
+            if self._writer.conflicted:
+                self._rewind()
+            if self._source.pending:
+                self._start_pending()
+            self._report(turn)
+            if self._writer.conflicted or not self._writer.wait_for_room(0 if blocked_since else 0.1):
+                blocked_since = blocked_since or turn
+                if self._writer.database_away or turn - blocked_since > PAUSE_AFTER:
+                    self._pause()
+                    self._source.read(1, 0.1, 0)  # serves the group; fetches nothing
+                    observe("paused", time.monotonic() - turn)
+                    self._metrics.paused_seconds.labels("database").inc(time.monotonic() - turn)
+                else:
+                    observe("backpressure", time.monotonic() - turn)
+                continue
+            blocked_since = None
+            self._unpause()
+            waited = time.monotonic()
+            messages = self._source.read(most, IDLE_WAIT, gather)
+            read = time.monotonic()
+            if not messages:
+                observe("idle", read - waited)
+                continue
+            observe("poll", read - waited)
+            batch = assemble(messages, self._positions, self._topic_ids, self._handlers, time.time_ns() // 1000)
+            lagging = len(messages) >= most
+            del messages  # before the next ones come
+            self._submit(batch, lagging=lagging)
+            observe("decode", time.monotonic() - read)
+
+    def _submit(self, batch: Batch, *, lagging: bool) -> None:
+        for span in batch.spans:
+            self._positions[span.source] = span.next
+            self._metrics.messages_consumed.labels(span.source.topic).inc(span.messages)
+            if span.oldest_us is not None:
+                self._unread[span.source].append((span.next, span.oldest_us))
+        self._writer.submit(batch, lagging=lagging)
+
+    def _start_pending(self) -> None:
+        """Begin to read assigned partitions from their stored offsets."""
+        offsets = self._stored(self._source.pending)
+        if offsets is not None:
+            self._source.start(offsets)
+            self._continue_at(offsets)
+            log.info(Event.PARTITIONS_ASSIGNED, offsets={f"{p.topic}[{p.partition}]": o for p, o in offsets.items()})
+
+    def _rewind(self) -> None:
+        """After a conflict: all partitions go on from where PostgreSQL says."""
+        offsets = self._stored(self._source.owned)
+        if offsets is not None:
+            self._source.restart(offsets)
+            self._continue_at(offsets)
+            self._writer.resume()
+
+    def _continue_at(self, offsets: dict[Partition, int]) -> None:
+        for partition, offset in offsets.items():
+            self._positions[partition] = offset
+            self._unread[partition] = deque()
+        self._metrics.add_partitions(offsets)
+
+    def _stored(self, partitions: set[Partition]) -> dict[Partition, int] | None:
+        """The checked next offsets of partitions; None if that can't be known now. New ones are adopted."""
+        now = time.monotonic()
+        if now < self._retry_at:
+            return None
+        try:
+            topic_ids = self._source.topic_ids()
+            ranges = {p: self._source.log_range(p) for p in sorted(partitions)}
+            conn, group = self._control(), self._settings.kafka_group_id
+            starts = {p: Stored(topic_ids[p.topic], low) for p, (low, _) in ranges.items()}
+            with conn.transaction():
+                adopt_partitions(conn, group, starts)
+                stored = stored_offsets(conn, group, partitions)
+            for partition, (low, high) in ranges.items():
+                problem = gap(partition, stored[partition], topic_ids[partition.topic], low, high)
+                if problem:
+                    self._close_gap(conn, partition, stored[partition], starts[partition], problem)
+                    return None
+        except psycopg.Error as error:
+            if not database.is_transient(error):
+                raise
+            log.warning(Event.DATABASE_LOST, message=str(error).strip())
+        except KafkaException as error:
+            log.warning(Event.KAFKA_CLIENT, message=f"cannot ask the broker for offsets: {error}")
+        else:
+            self._topic_ids = topic_ids
+            return {p: row.next for p, row in stored.items()}
+        self._retry_at = now + 1.0
+        return None
+
+    def _close_gap(
+        self, conn: psycopg.Connection, partition: Partition, stored: Stored, start: Stored, problem: str
+    ) -> None:
+        advice = "Rebuild the days of the missing events: python -m backfill --account A --date D"
+        if self._settings.on_offset_gap == "stop":
+            raise OffsetGapError(
+                f"{problem}. Nothing was skipped. To go on from offset {start.next}, set ON_OFFSET_GAP=reset. {advice}"
+            )
+        if reset_offset(conn, self._settings.kafka_group_id, partition, stored, start):
+            self._metrics.offset_gaps.inc()
+            log.warning(Event.OFFSET_GAP, message=f"{problem}. Going on from offset {start.next}. {advice}")
+
+    def _leaving(self, partitions: Sequence[Partition], lost: bool) -> None:
+        """Before partitions go: commit what was read from them, or abandon all that was read."""
+        if lost or not self._writer.flush(self._settings.shutdown_timeout_seconds):
+            self._writer.abandon()
+        self._mirror(wait=not lost)
+        for partition in partitions:
+            self._positions.pop(partition, None)
+            self._unread.pop(partition, None)
+        self._metrics.remove_partitions(partitions)
+
+    def _rebalanced(self, kind: str, partitions: Sequence[Partition]) -> None:
+        self._metrics.rebalances.labels(kind).inc()
+        owned = len(self._source.owned | self._source.pending)
+        self._metrics.assigned_partitions.set(owned)
+        if kind == "lost":
+            self._health.left_group()  # until it is assigned something again
+        else:
+            self._health.joined_group(owned)
+        if kind != "assigned":
+            word = Event.PARTITIONS_LOST if kind == "lost" else Event.PARTITIONS_REVOKED
+            log.info(word, partitions=[f"{p.topic}[{p.partition}]" for p in partitions])
+
+    def _pause(self) -> None:
+        if not self._source.paused:
+            log.warning(Event.PAUSED)
+            self._source.pause()
+
+    def _unpause(self) -> None:
+        if self._source.paused:
+            log.info(Event.RESUMED)
+            self._source.resume()
+
+    def _control(self) -> psycopg.Connection:
+        if self._conn is None or self._conn.closed or self._conn.broken:
+            self._conn = self._connect()
+        return self._conn
+
+    def _connect(self) -> psycopg.Connection:
+        return database.connect(
+            self._settings.database_url,
+            statement_timeout=self._settings.db_statement_timeout_seconds,
+            application="reporting-rollup consumer",
+        )
+
+    def _report(self, now: float) -> None:
+        """Once a second: lag, and Kafka's copy of the offsets."""
+        if now < self._report_at:
+            return
+        self._report_at = now + 1.0
+        committed = self._writer.committed
+        for partition in self._source.owned:
+            labels = (partition.topic, str(partition.partition))
+            unread = self._unread[partition]
+            done = committed.get(partition, 0)
+            while unread and unread[0][0] <= done:
+                unread.popleft()
+            end = self._source.end_offset(partition)
+            if end is not None:
+                position = self._positions[partition] if not unread else done
+                behind = max(0, end - position)
+                self._metrics.consumer_lag_messages.labels(*labels).set(behind)
+                age = max(0.0, time.time() - unread[0][1] / 1e6) if unread else 0.0
+                self._metrics.consumer_lag_seconds.labels(*labels).set(age)
+        self._mirror(wait=False)
+        if now >= self._stale_at:
+            self._stale_at = now + 15.0
+            self._count_stale_days()
+
+    def _count_stale_days(self) -> None:
+        try:
+            row = self._control().execute(STATEMENTS["stale_days"]).fetchone()
+        except psycopg.Error as error:
+            if not database.is_transient(error):
+                raise
+            return
+        if row is not None:
+            self._metrics.stale_days.set(row[0])
+
+    def _mirror(self, *, wait: bool) -> None:
+        committed = {p: o for p, o in self._writer.committed.items() if self._mirrored.get(p) != o}
+        if committed:
+            self._source.mirror(committed, wait=wait)
+            self._mirrored.update(committed)
+
+    def _status(self) -> dict[str, object]:
+        return {
+            "positions": {f"{p.topic}[{p.partition}]": offset for p, offset in self._positions.copy().items()},
+            "committed": {f"{p.topic}[{p.partition}]": offset for p, offset in self._writer.committed.items()},
+        }
+
+    def _shut_down(self) -> None:
+        """Within one deadline: the batch in hand, the group, the connections."""
+        log.info(Event.STOPPING)
+        self._health.mark_stopping()
+        deadline = time.monotonic() + self._settings.shutdown_timeout_seconds * 0.8
+        self._writer.flush(deadline - time.monotonic())
+        self._mirror(wait=False)
+        self._source.close()
+        self._writer.stop(max(0.1, deadline - time.monotonic()))
+        if self._conn is not None:
+            self._conn.close()
+        log.info(Event.STOPPED)

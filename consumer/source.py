@@ -1,0 +1,231 @@
+"""The only user of the Kafka consumer: assignment, rebalances, pauses and seeks.
+
+Offsets come from PostgreSQL, so a partition that the group assigns is not read at once: it is kept in `pending` until
+whoever owns the stored offsets calls `start`. No callback waits for the database. The group only learns offsets for
+the sake of lag tools (`mirror`). Only this file's caller thread may use it; librdkafka calls back from within `read`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from consumer.errors import OffsetGapError, TopicError
+from consumer.rollup.batch import Partition
+
+LeavingHook = Callable[[Sequence[Partition], bool], None]
+Rebalanced = Callable[[str, Sequence[Partition]], None]
+
+
+class Source:
+    """A member of the consumer group.
+
+    Args:
+        properties: librdkafka's.
+        topics: their names.
+        leaving: called with (partitions, lost) before partitions go to another member; it commits or abandons what was
+            read from them. If `lost`, another member may have them already.
+        rebalanced: told of (kind, partitions) for logs and metrics; kind is `assigned`, `revoked` or `lost`.
+        logger: a standard logger for librdkafka's own lines.
+    """
+
+    def __init__(
+        self,
+        properties: Mapping[str, str | int],
+        topics: Sequence[str],
+        *,
+        leaving: LeavingHook,
+        rebalanced: Rebalanced,
+        logger: Any,
+    ) -> None:
+        self._consumer = Consumer(dict(properties), logger=logger)
+        self._admin = AdminClient(connection_properties(properties), logger=logger)
+        self._topics = list(topics)
+        self._leaving = leaving
+        self._rebalanced = rebalanced
+        self._early: list[Message] = []
+        self.owned: set[Partition] = set()
+        """Partitions that are being read."""
+        self.pending: set[Partition] = set()
+        """Partitions that the group assigned and `start` has not been called for."""
+        self.joined = False
+        """Whether the group has answered with an assignment, perhaps an empty one (a member standing by)."""
+        self.paused = False
+        """Whether fetching is stopped."""
+        self._gave_away = False
+
+    def subscribe(self) -> None:
+        """Join the group. Assignments arrive while reading."""
+        self._consumer.subscribe(
+            self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+
+    def topic_ids(self) -> dict[str, str]:
+        """Each topic's id, which changes when a topic is deleted and made again.
+
+        Raises:
+            TopicError: a topic is missing, or we may not read it.
+            KafkaException: no broker answered.
+        """
+        described = self._admin.describe_topics(TopicCollection(self._topics), request_timeout=10)
+        ids = {}
+        for topic, future in described.items():
+            try:
+                ids[topic] = str(future.result().topic_id)
+            except KafkaException as error:
+                raise _topic_error(topic, error) from error
+        return ids
+
+    def log_range(self, partition: Partition) -> tuple[int, int]:
+        """The first offset still in the log, and the next one to be written. Asks the broker."""
+        low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout=10)
+        return low, high
+
+    def end_offset(self, partition: Partition) -> int | None:
+        """The next offset to be written as of the last fetch; None while unknown. Asks nobody."""
+        watermarks = self._consumer.get_watermark_offsets(TopicPartition(*partition), cached=True)
+        return watermarks[1] if watermarks and watermarks[1] >= 0 else None
+
+    def start(self, offsets: Mapping[Partition, int]) -> None:
+        """Begin to read pending partitions at these offsets."""
+        wanted = {p: offset for p, offset in offsets.items() if p in self.pending}
+        self._consumer.incremental_assign([TopicPartition(*p, offset) for p, offset in wanted.items()])
+        self.pending -= wanted.keys()
+        self.owned |= wanted.keys()
+        if self.paused:
+            self._consumer.pause([TopicPartition(*p) for p in wanted])
+
+    def restart(self, offsets: Mapping[Partition, int]) -> None:
+        """Go on reading owned partitions at these offsets; what was fetched before is dropped."""
+        ours = [TopicPartition(*p, offset) for p, offset in offsets.items() if p in self.owned]
+        self._early = [m for m in self._early if _partition(m) not in offsets]
+        # Taking a partition away and giving it back always works; a seek fails while its fetcher is starting.
+        self._consumer.incremental_unassign(ours)
+        self._consumer.incremental_assign(ours)
+        if self.paused:
+            self._consumer.pause(ours)
+
+    def read(self, most: int, idle_wait: float, gather_wait: float) -> list[Message]:
+        """Up to `most` messages.
+
+        Waits up to `idle_wait` seconds for the first one and then up to `gather_wait` for others to come along; with
+        enough messages at hand it does not wait. Rebalances happen in here.
+
+        Raises:
+            OffsetGapError, TopicError: reading can't go on without the operator.
+            KafkaException: a fatal error of the client.
+        """
+        self._gave_away = False
+        first = self._consumer.poll(idle_wait)
+        messages, self._early = self._early, []
+        if first is not None:
+            messages.append(first)
+            if most > 1 and not self.paused:
+                messages += self._consumer.consume(most - 1, gather_wait)
+        if any(m.error() for m in messages):
+            messages = self._without_errors(messages)
+        if self._gave_away:  # between the first message and the last; whoever owns the partition now reads it again
+            messages = [m for m in messages if _partition(m) in self.owned]
+        if self.paused and messages:  # fetched before the pause: kept for later
+            self._early, messages = messages, []
+        return messages
+
+    def pause(self) -> None:
+        """Stop fetching; `read` goes on serving the group and returns nothing."""
+        if not self.paused:
+            self.paused = True
+            self._consumer.pause([TopicPartition(*p) for p in self.owned])
+
+    def resume(self) -> None:
+        """Fetch again."""
+        if self.paused:
+            self.paused = False
+            self._consumer.resume([TopicPartition(*p) for p in self.owned])
+
+    def mirror(self, offsets: Mapping[Partition, int], *, wait: bool = False) -> None:
+        """Tell Kafka's group coordinator the next offsets, for lag tools; failures don't matter."""
+        listed = [TopicPartition(*p, offset) for p, offset in offsets.items() if p in self.owned]
+        if not listed:
+            return
+        try:
+            if wait:
+                self._consumer.commit(offsets=listed, asynchronous=False)
+            else:
+                self._consumer.commit(offsets=listed, asynchronous=True)
+        except KafkaException:
+            return
+
+    def close(self) -> None:
+        """Leave the group; partitions are revoked on the way."""
+        self._consumer.close()
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self.joined = True
+        self.pending |= _named(partitions)
+        # An answer is due, or the rebalance would not end. What to read, and from where, follows with `start`.
+        consumer.incremental_assign([])
+        self._rebalanced("assigned", sorted(_named(partitions)))
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._give_away(consumer, partitions, lost=False)
+
+    def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._give_away(consumer, partitions, lost=True)
+
+    def _give_away(self, consumer: Consumer, partitions: list[TopicPartition], *, lost: bool) -> None:
+        named = _named(partitions)
+        ours = named & self.owned
+        self._early = [m for m in self._early if _partition(m) not in named]
+        self._gave_away = True
+        self._leaving(sorted(ours), lost)
+        consumer.incremental_unassign([TopicPartition(*p) for p in ours])
+        self.owned -= named
+        self.pending -= named
+        self._rebalanced("lost" if lost else "revoked", sorted(named))
+
+    def _without_errors(self, messages: list[Message]) -> list[Message]:
+        """Messages only; errors that need somebody are raised, the others pass by themselves."""
+        for message in messages:
+            error = message.error()
+            if error is None:
+                continue
+            name = f"{message.topic()}[{message.partition()}]"
+            if error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:
+                raise OffsetGapError(
+                    f"{name}: {error.str()}. Events between the stored offset and the log's start are gone from the "
+                    "topic: set ON_OFFSET_GAP=reset to go on from the log's start, then rebuild the days they lie on"
+                )
+            if error.code() in {
+                KafkaError.UNKNOWN_TOPIC_OR_PART,
+                KafkaError._UNKNOWN_TOPIC,
+                KafkaError.TOPIC_AUTHORIZATION_FAILED,
+                KafkaError.GROUP_AUTHORIZATION_FAILED,
+            }:
+                raise TopicError(f"{message.topic()}: {error.str()}. Create the topic, or allow this user to read it")
+            if error.fatal():
+                raise KafkaException(error)
+        return [m for m in messages if m.error() is None]
+
+
+def _partition(message: Message) -> Partition:
+    return Partition(message.topic() or "", message.partition() or 0)
+
+
+def _named(partitions: Sequence[TopicPartition]) -> set[Partition]:
+    return {Partition(p.topic, p.partition) for p in partitions}
+
+
+def connection_properties(properties: Mapping[str, str | int]) -> dict[str, str | int | float | bool]:
+    """What a client that only asks for metadata needs: how to connect."""
+    prefixes = ("bootstrap.", "security.", "sasl.", "ssl.", "enable.ssl", "client.", "socket.", "broker.address")
+    return {name: value for name, value in properties.items() if name.startswith(prefixes)}
+
+
+def _topic_error(topic: str, error: KafkaException) -> Exception:
+    code = error.args[0].code()
+    if code in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:
+        return TopicError(f"topic {topic!r} does not exist: create it, or name another in KAFKA_TOPICS")
+    if code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        return TopicError(f"topic {topic!r} may not be read by this user: grant DESCRIBE and READ")
+    return error
