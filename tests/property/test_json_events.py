@@ -192,14 +192,22 @@ def timestamp_texts(draw: st.DrawFn) -> str:
     fraction = draw(
         mostly(st.from_regex(r"(\.[0-9]{1,6})?", fullmatch=True), st.from_regex(r"\.[0-9]{0,9}", fullmatch=True))
     )
-    tail = draw(mostly(st.sampled_from(["Z", "+00:00"]), st.from_regex(r"z?|[+-][0-9]{2}:?[0-9]{2}", fullmatch=True)))
+    tail = draw(
+        mostly(
+            st.one_of(
+                st.sampled_from(["Z", "+00:00"]),
+                st.builds("{}{:02}:{:02}".format, st.sampled_from("+-"), st.integers(0, 24), st.integers(0, 60)),
+            ),
+            st.from_regex(r"z?|[+-][0-9]{2}:?[0-9]{2}", fullmatch=True),
+        )
+    )
     text = day + draw(mostly(st.just("T"), st.sampled_from("t _"))) + clock + fraction + tail
     if draw(st.integers(0, 9)) == 0:
         place = draw(st.integers(0, len(text)))
         cut = draw(st.integers(0, 1))
         text = (
             text[:place]
-            + draw(st.sampled_from(["", "\0", "/", ":", "\u0663", "\u00e9", "-", "9"]))
+            + draw(st.sampled_from(["", "\0", "/", ":", ",", "\u0663", "\u00e9", "-", "9"]))
             + text[place + cut :]
         )
     return text
@@ -260,7 +268,7 @@ def messages(draw: st.DrawFn) -> bytes | None:
 GOOD = b'{"id":1,"name":"reply_time","account_id":2,"value":3,"created_at":"2026-02-11T00:00:00Z"}'
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(messages(), max_size=8))
 def test_every_message_has_the_outcome_that_the_reference_gives(values: list[bytes | None]) -> None:
     assert outcomes(values) == [reference(value) for value in values]
@@ -284,27 +292,35 @@ def scalar(text: str) -> int | None:
         return None
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.lists(timestamp_texts() | st.text(max_size=30), max_size=12))
 @example(["2024-02-29T00:00:00Z", "2023-02-29T00:00:00Z"])
 @example(["2026-01-01T00:00:00.1234Z", "2026-01-01T00:00:00+00:00", "2026-01-01T00:00:0\u0660+00:00"])
 def test_both_parsers_of_timestamps_agree_with_the_reference(texts: list[str]) -> None:
     expected = [reference_instant(text) for text in texts]
     assert [scalar(text) for text in texts] == expected
-    instants, ok = parse_timestamps(texts)
-    assert [us if good else None for us, good in zip(instants.tolist(), ok.tolist(), strict=True)] == expected
+    micros, ok = parse_timestamps(texts)
+    assert [us if good else None for us, good in zip(micros.tolist(), ok.tolist(), strict=True)] == expected
+
+
+def test_any_other_character_at_any_place_is_read_alike() -> None:
+    for text in ("2024-02-29T23:59:59Z", "2026-12-31T09:05:59.123456Z", "2026-02-28T00:00:00.5+05:30"):
+        texts = [text[:i] + chr(c) + text[i + 1 :] for i in range(len(text)) for c in range(130)]
+        micros, ok = parse_timestamps(texts)
+        found = [us if good else None for us, good in zip(micros.tolist(), ok.tolist(), strict=True)]
+        assert found == [reference_instant(other) for other in texts]
 
 
 @settings(max_examples=30, deadline=None)
 @given(instants("2000-01-01", "2099-12-31"))
 def test_all_days_of_a_month_are_read_alike(start: datetime) -> None:
     texts = [f"{start:%Y-%m}-{day:02}T{start:%H:%M:%S.%f}Z" for day in range(34)]
-    instants, ok = parse_timestamps(texts)
+    micros, ok = parse_timestamps(texts)
     assert ok.tolist() == [reference_instant(text) is not None for text in texts]
-    assert instants[ok].tolist() == [us for us in map(reference_instant, texts) if us is not None]
+    assert micros[ok].tolist() == [us for us in map(reference_instant, texts) if us is not None]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     st.lists(
         st.floats(-1e9, 1e9)
