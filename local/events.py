@@ -339,6 +339,7 @@ def produce(bootstrap: str, topic: str, messages: Iterable[tuple[bytes, bytes]],
             "queue.buffering.max.messages": 200_000,
             "message.timeout.ms": int(timeout * 1000),
             "delivery.report.only.error": True,
+            "topic.metadata.propagation.max.ms": 5_000,  # a topic that is not there is told after 5 s, not 30
         }
     )
     count = 0

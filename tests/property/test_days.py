@@ -1,6 +1,8 @@
 """Days of the product against the plain model, over every zone of the pinned tzdata and 41 years."""
 
+import bisect
 import importlib.resources
+import math
 import random
 import re
 import struct
@@ -130,13 +132,13 @@ def test_a_wrong_zone_is_refused_and_the_right_one_named(name: str) -> None:
 
 def test_days_tile_time_in_every_zone() -> None:
     """Every day of every zone: starts never fall, and no day is of a length that no clock explains."""
-    first, last = number(FIRST), number(LAST)
     lengths: set[float] = set()
-    for zone in different_zones():
+    for zone, year in different_years():
+        first, last = number(date(year, 1, 1)), number(date(year, 12, 31))
         starts = days.day_starts_us(zone, first, last + 1)
         assert len(starts) == last + 2 - first, zone
         hours = np.diff(starts) / HOUR_US
-        assert (hours >= 0).all(), f"{zone}: a day starts before the one before it"
+        assert (hours >= 0).all(), f"{zone}: a day of {year} starts before the one before it"
         odd = np.flatnonzero(hours != 24)
         for i in odd.tolist():
             assert hours[i] in HOURS_OF_ODD_DAYS, f"{zone}: day {first + i} has {hours[i]} hours"
@@ -146,12 +148,13 @@ def test_days_tile_time_in_every_zone() -> None:
 
 def test_days_around_every_change_of_every_clock_are_the_models() -> None:
     compared = 0
-    for zone in different_zones():
+    for zone, year in different_years():
         for day in changes(zone):
-            for near in (day - timedelta(days=1), day, day + timedelta(days=1)):
-                assert days.day_start_us(zone, number(near)) == us(model.day_start(zone, near)), (zone, near)
-                compared += 1
-    assert compared > 10_000
+            if day.year == year:
+                for near in (day - timedelta(days=1), day, day + timedelta(days=1)):
+                    assert days.day_start_us(zone, number(near)) == us(model.day_start(zone, near)), (zone, near)
+                    compared += 1
+    assert compared > 5_000
 
 
 def test_random_days_of_all_zones_are_the_models() -> None:
@@ -197,17 +200,25 @@ def test_columns_of_many_zones_and_years_agree_with_scalars() -> None:
 
 
 @cache
-def different_zones() -> tuple[str, ...]:
-    """One zone for each different history of UTC offsets since 1999-12 (197 of the 598 names; the others share
-    theirs with one of these), so that every day of every zone can be looked at in seconds."""
-    known: dict[object, str] = {}
+def different_years() -> tuple[tuple[str, int], ...]:
+    """(zone, year) for each different way in which clocks went in a year, FIRST to LAST: 41 years of 598 zones are
+    24,518 years, but a ninth as many different ones, so that every day of every zone can be looked at in seconds."""
+    known: dict[object, tuple[str, int]] = {}
     for name in model.zone_names():
-        known.setdefault(_offsets_since(name, at("1999-12-01T00:00Z") // 1_000_000), name)
+        offset_changes, rule = _clock(name)
+        instants = [t for t, _ in offset_changes]
+        for year in range(FIRST.year, LAST.year + 1):
+            # A fortnight more at both ends: a day's start looks no further.
+            low = bisect.bisect_right(instants, at(f"{year - 1}-12-18T00:00Z") // 1_000_000) - 1
+            high = bisect.bisect_left(instants, at(f"{year + 1}-01-15T00:00Z") // 1_000_000)
+            way = (offset_changes[low][1], tuple(offset_changes[low + 1 : high]), rule if year > 2035 else None)
+            known.setdefault((way, year), (name, year))
     return tuple(known.values())
 
 
-def _offsets_since(name: str, since: int) -> object:
-    """What RFC 9636's version 2 data of a zone says from `since` on: offset, later changes and the closing rule."""
+def _clock(name: str) -> tuple[list[tuple[float, int]], bytes]:
+    """What RFC 9636's version 2 data of a zone says: (instant in seconds, offset from then on), which the package
+    lists until 2037, and the rule for the years after."""
     data = importlib.resources.files("tzdata.zoneinfo").joinpath(*name.split("/")).read_bytes()
 
     def block(at: int, time_size: int) -> tuple[int, int, int]:
@@ -218,13 +229,11 @@ def _offsets_since(name: str, since: int) -> object:
     start = block(0, 4)[2]
     times, types, end = block(start, 8)
     position = start + 44
-    changes_at = struct.unpack_from(f">{times}q", data, position)
+    instants = struct.unpack_from(f">{times}q", data, position)
     kinds = data[position + 8 * times : position + 9 * times]
     offsets = [offset for offset, _ in struct.iter_unpack(">l2s", data[position + 9 * times :][: 6 * types])]
-    earlier = [offsets[k] for t, k in zip(changes_at, kinds, strict=True) if t < since]
-    later = [(t, offsets[k]) for t, k in zip(changes_at, kinds, strict=True) if t >= since]
     rule = re.sub(rb"<[^>]+>|[A-Za-z]{3,}", b"", data[end:])  # without the abbreviations, which move no clock
-    return earlier[-1] if earlier else offsets[0], tuple(later), rule
+    return [(-math.inf, offsets[0]), *((t, offsets[k]) for t, k in zip(instants, kinds, strict=True))], rule
 
 
 @cache
