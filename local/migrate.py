@@ -23,7 +23,14 @@ def migrate(database_url: str, *, down: bool = False, folder: Path = MIGRATIONS)
     nothing behind. Waits for others that migrate the same database. Raises `LocalError`.
     """
     # The lock makes concurrent runs wait for each other; dbmate takes none unless told.
-    _dbmate(_for_dbmate(database_url), folder, "--migration-lock", "rollback" if down else "up")
+    words = ("--migration-lock", "rollback" if down else "up")
+    url = _for_dbmate(database_url)
+    try:
+        _dbmate(url, folder, *words)
+    except LocalError as error:
+        if "pg_database_datname_index" not in str(error):
+            raise
+        _dbmate(url, folder, *words)  # somebody else made the database a moment before us, and no lock lies outside
 
 
 def status(database_url: str, *, folder: Path = MIGRATIONS) -> str:

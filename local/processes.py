@@ -130,6 +130,15 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def answers(port: int) -> bool:
+    """Whether somebody listens on this TCP port of 127.0.0.1. Unlike `port_is_free`, it never occupies the port."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 def port_is_free(port: int) -> bool:
     """Whether a server could listen on this TCP port of 127.0.0.1 now."""
     try:

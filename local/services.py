@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from local.kafka import PROPERTIES, VERSION, Kafka
+from local.kafka import PROPERTIES, Kafka
+from local.kafka_jars import VERSION
 from local.postgres import SETTINGS, Postgres
 from local.processes import LocalError, free_port
 
