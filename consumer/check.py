@@ -97,4 +97,4 @@ def _database(settings: Settings) -> Iterator[Finding]:
             advice = "" if close else ". Synchronise both clocks (NTP)"
             yield close, "clock", f"{ahead:+.3f} s against the database's{advice}"
     except psycopg.Error as error:
-        yield False, "database", f"{str(error).strip()}. Check DATABASE_URL"
+        yield False, "database", f"{' '.join(str(error).split())}. Check DATABASE_URL"

@@ -50,7 +50,7 @@ COMMENT ON COLUMN account_settings.rollup_since IS 'when the rollup was last swi
 
 -- One row of things all processes must agree on.
 CREATE TABLE rollup_control (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
     settings_version bigint NOT NULL DEFAULT 1,
     settle_seconds integer NOT NULL DEFAULT 60 CHECK (settle_seconds >= 0),
     needs_code integer NOT NULL DEFAULT 1

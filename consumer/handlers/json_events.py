@@ -149,12 +149,16 @@ class JsonEvents:
         for start in range(0, len(values), _SLICE):
             part = values[start : start + _SLICE]
             try:
-                # The short way of nearly every message: ASCII is UTF-8 without a further look.
-                good = [decode(value) for value in part if value.isascii() and len(value) <= MAX_BYTES]
+                # The short way of nearly every message. ASCII is UTF-8 without a further look.
+                good = [
+                    decode(value)
+                    for value in part
+                    if len(value) <= MAX_BYTES and (value.isascii() or str(value, "utf-8"))
+                ]
                 if len(good) == len(part):
                     rows += good
                     continue
-            except (*_FAULTS, AttributeError):  # AttributeError: a tombstone is None
+            except (*_FAULTS, TypeError):  # TypeError: a tombstone is None
                 pass
             for i, value in enumerate(part, start):
                 if value is None:

@@ -65,15 +65,14 @@ def parse_timestamp(text: str) -> int:
 def parse_timestamps(texts: Sequence[str]) -> tuple[Int64Array, BoolArray]:
     """For each text the instant it names in microseconds since the epoch (int64[n]), and whether it names one
     (bool[n]). Where it names none the instant is 0, and `parse_timestamp` says why."""
-    n = len(texts)
-    us, ok = np.zeros(n, np.int64), np.zeros(n, np.bool_)
     # Anything but ASCII becomes one "?" a character: lengths stay, and no shape below accepts it.
     flat = np.frombuffer("".join(texts).encode("ascii", "replace"), np.uint8)
-    lengths = set(map(len, texts))
+    n, lengths = len(texts), set(map(len, texts))
     if len(lengths) == 1:
         us, ok = _read_matrix(flat.reshape(n, lengths.pop()))
-    elif lengths:
-        length_of = np.array([len(text) for text in texts])
+    else:
+        us, ok = np.zeros(n, np.int64), np.zeros(n, np.bool_)
+        length_of = np.array([len(text) for text in texts], np.int64)
         start_of = np.cumsum(length_of) - length_of
         for length in lengths & _SHAPES.keys():
             rows = np.flatnonzero(length_of == length)
@@ -115,12 +114,13 @@ class _Shape:
         hour = digit[11] * 10 + digit[12]
         month_of = (digit[2] * 10 + digit[3]).astype(np.int64) * 12 + month
         ok &= (month < 12) & (day < _DAYS_IN_MONTH.take(month_of, mode="clip")) & (hour < 24)
-        us = (_FIRST_DAY.take(month_of, mode="clip") + day) * 24 + hour
-        us = us * 60 + (digit[14] * 10 + digit[15])
-        us = us * 60 + (digit[17] * 10 + digit[18])
+        us: Int64Array = _FIRST_DAY.take(month_of, mode="clip")
+        us += day
+        minute, second = digit[14] * 10 + digit[15], digit[17] * 10 + digit[18]
         fraction = digit[self.fraction]
-        for place in fraction:
-            us = us * 10 + place
+        for base, places in ((24, hour), (60, minute), (60, second), *((10, place) for place in fraction)):
+            us *= base  # in place: a fresh array costs more than the sum
+            us += places
         us *= 10 ** (6 - len(fraction))
         if self.has_offset:
             sign, hours, minutes = digit[-6], digit[-5] * 10 + digit[-4], digit[-2] * 10 + digit[-1]
@@ -134,9 +134,9 @@ _FIRST_DAY = np.array([date(y, m, 1).toordinal() - _EPOCH_DAY for y, m in _MONTH
 _DAYS_IN_MONTH = np.array([calendar.monthrange(y, m)[1] for y, m in _MONTHS], np.uint8)
 
 _SHAPES: dict[int, list[_Shape]] = {}
-"""The usual spellings by length: up to six digits of a second, Z or an offset, years 2000 to 2099."""
-for _digits in range(7):
-    for _has_offset in (False, True):
+"""The usual spellings by length, the likelier first: 0 to 6 digits of a second, Z or an offset, years 2000 to 2099."""
+for _has_offset in (False, True):
+    for _digits in range(7):
         _shape = _Shape.of(_digits, _has_offset)
         _SHAPES.setdefault(len(_shape.low), []).append(_shape)
 
@@ -144,13 +144,11 @@ for _digits in range(7):
 def _read_matrix(matrix: npt.NDArray[np.uint8]) -> tuple[Int64Array, BoolArray]:
     """Instants of texts of one length, one a row, and which of them some shape of that length could read."""
     n, length = matrix.shape
-    us, ok = np.zeros(n, np.int64), np.zeros(n, np.bool_)
-    for shape in _SHAPES.get(length, ()):
-        if not ok.any():
-            us, ok = shape.read(matrix)  # mostly all rows are alike: no copy of the matrix
-        else:
-            rest = np.flatnonzero(~ok)
-            us[rest], ok[rest] = shape.read(matrix[rest])
-        if ok.all():
-            break
+    if length not in _SHAPES:
+        return np.zeros(n, np.int64), np.zeros(n, np.bool_)
+    first, *others = _SHAPES[length]
+    us, ok = first.read(matrix)
+    for shape in others:
+        rest = np.flatnonzero(~ok)
+        us[rest], ok[rest] = shape.read(matrix[rest])
     return us, ok

@@ -69,6 +69,9 @@ class Registry:
         types = [d.type for d in self.dimensions]
         if len(set(types)) != len(types):
             raise ValueError("the registry names a dimension type twice")
+        columns = [d.column for d in self.dimensions]
+        if len(set(columns)) != len(columns):
+            raise ValueError("two dimensions of the registry read one column")
 
     @cached_property
     def event_names(self) -> tuple[str, ...]:

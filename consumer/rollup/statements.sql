@@ -171,3 +171,149 @@ ON CONFLICT ON CONSTRAINT dead_letters_once DO NOTHING;
 -- name: stale_days
 -- How many days are known to be behind, and since when the oldest is.
 SELECT count(*), min(stale_since) FROM rollup_days WHERE stale_since IS NOT NULL;
+
+-- name: account_timezone
+SELECT reporting_timezone FROM account_settings WHERE account_id = %(account)s;
+
+-- name: lock_day
+-- The rebuild's day, inserted if nobody has seen it. settled: raw rows of messages read before the account's time zone
+-- changed have arrived by now.
+INSERT INTO rollup_days AS d (account_id, date, timezone, closed, events, registry)
+VALUES (%(account)s, %(date)s, %(timezone)s, NOT %(in_window)s, 0, %(registry)s)
+ON CONFLICT (account_id, date) DO UPDATE SET updated_at = now()
+RETURNING d.timezone, d.closed, d.events, d.settles_at IS NULL OR d.settles_at <= now() AS settled;
+
+-- name: raw_time_type
+-- Whether the application keeps created_at as `timestamp` (UTC) or `timestamptz`.
+SELECT format_type(atttypid, NULL) FROM pg_attribute
+WHERE attrelid = to_regclass('reporting_events') AND attname = 'created_at' AND NOT attisdropped;
+
+-- name: create_raw_stage
+CREATE TEMPORARY TABLE IF NOT EXISTS stage_raw (
+    id bigint, name text COLLATE "C", valid boolean, value_us bigint, business_us bigint, account_id bigint, {columns}
+) ON COMMIT DELETE ROWS;
+
+-- name: late_events_found
+-- Late events of the day that are in raw by now, on whatever day they lie. Asked before the raw events are read.
+SELECT l.event_id FROM late_events AS l
+WHERE l.account_id = %(account)s AND l.date = %(date)s
+    AND EXISTS (SELECT FROM reporting_events AS r WHERE r.id = l.event_id);
+
+-- name: stage_raw_events
+-- The one look at the day's raw events: everything a rebuild writes comes from this snapshot. Rows that a message could
+-- not have either (durations beyond 1e9 s, NaN) are marked invalid. round() is half to even, as in numpy.
+INSERT INTO stage_raw (id, name, valid, value_us, business_us, account_id, {columns})
+SELECT
+    r.id, r.name, v.valid,
+    CASE WHEN v.valid THEN coalesce(round(r.value * 1e6::float8)::bigint, 0) END,
+    CASE WHEN v.valid THEN coalesce(round(r.value_in_business_hours * 1e6::float8)::bigint, 0) END,
+    r.account_id, {raw_columns}
+FROM reporting_events AS r
+CROSS JOIN LATERAL (
+    SELECT coalesce(abs(r.value) <= 1e9, true) AND coalesce(abs(r.value_in_business_hours) <= 1e9, true) AS valid
+) AS v
+WHERE r.account_id = %(account)s AND r.name = ANY(%(names)s) AND r.created_at >= %(start)s AND r.created_at < %(end)s;
+
+-- name: staged_ids
+SELECT id, valid FROM stage_raw;
+
+-- name: stage_rollups_from_raw
+-- All dimensions and additive metrics in one pass over the day.
+INSERT INTO stage_rollups (account_id, date, dimension_type, dimension_id, metric, count, sum_us, business_us)
+SELECT
+    %(account)s, %(date)s, g.dimension_type, g.dimension_id, m.metric, sum(g.count),
+    sum(CASE WHEN m.adds_time THEN g.value_us ELSE 0 END), sum(CASE WHEN m.adds_time THEN g.business_us ELSE 0 END)
+FROM (
+    SELECT
+        name, {dimension_type} AS dimension_type, {dimension_id} AS dimension_id,
+        count(*) AS count, sum(value_us) AS value_us, sum(business_us) AS business_us
+    FROM stage_raw
+    WHERE valid
+    GROUP BY GROUPING SETS ({grouping_sets})
+) AS g
+JOIN unnest(%(events)s::text[], %(metrics)s::text[], %(adds_time)s::boolean[]) AS m(event, metric, adds_time)
+    ON m.event = g.name
+WHERE g.dimension_id IS NOT NULL
+GROUP BY g.dimension_type, g.dimension_id, m.metric;
+
+-- name: stage_members_from_raw
+-- The members of one distinct metric, in every dimension.
+INSERT INTO stage_members (account_id, date, dimension_type, dimension_id, metric, member_id)
+SELECT DISTINCT %(account)s::int, %(date)s::date, d.type, d.id, %(metric)s::text, {member}::bigint
+FROM stage_raw
+CROSS JOIN LATERAL (VALUES {dimensions}) AS d(type, id)
+WHERE valid AND name = ANY(%(names)s) AND {member} IS NOT NULL AND d.id IS NOT NULL;
+
+-- name: stage_member_counts
+INSERT INTO stage_rollups (account_id, date, dimension_type, dimension_id, metric, count, sum_us, business_us)
+SELECT account_id, date, dimension_type, dimension_id, metric, count(*), 0, 0
+FROM stage_members
+GROUP BY account_id, date, dimension_type, dimension_id, metric;
+
+-- name: remove_rollups
+DELETE FROM reporting_events_rollups AS r
+WHERE r.account_id = %(account)s AND r.date = %(date)s AND NOT EXISTS (
+    SELECT FROM stage_rollups AS s
+    WHERE (s.dimension_type, s.dimension_id, s.metric) = (r.dimension_type, r.dimension_id, r.metric)
+);
+
+-- name: replace_rollups
+-- Rows that are right already are left alone.
+INSERT INTO reporting_events_rollups AS r
+    (account_id, date, dimension_type, dimension_id, metric, count, sum_value, sum_value_business_hours)
+SELECT account_id, date, dimension_type, dimension_id, metric, count, sum_us * 0.000001, business_us * 0.000001
+FROM stage_rollups
+ORDER BY account_id, date, dimension_type, dimension_id, metric
+ON CONFLICT (account_id, date, dimension_type, dimension_id, metric) DO UPDATE SET
+    count = excluded.count,
+    sum_value = excluded.sum_value,
+    sum_value_business_hours = excluded.sum_value_business_hours,
+    updated_at = now()
+WHERE (r.count, r.sum_value, r.sum_value_business_hours)
+    IS DISTINCT FROM (excluded.count, excluded.sum_value, excluded.sum_value_business_hours);
+
+-- name: remove_members
+DELETE FROM rollup_members AS r
+WHERE r.account_id = %(account)s AND r.date = %(date)s AND NOT EXISTS (
+    SELECT FROM stage_members AS s
+    WHERE (s.dimension_type, s.dimension_id, s.metric, s.member_id)
+        = (r.dimension_type, r.dimension_id, r.metric, r.member_id)
+);
+
+-- name: replace_members
+INSERT INTO rollup_members (account_id, date, dimension_type, dimension_id, metric, member_id)
+SELECT account_id, date, dimension_type, dimension_id, metric, member_id FROM stage_members
+ON CONFLICT DO NOTHING;
+
+-- name: lock_rebuild_bits
+-- Rebuilds of open days share one shard of the bitmap: one at a time from here to its commit.
+SELECT pg_advisory_xact_lock(hashtextextended('reporting-rollup rebuild bits', 0));
+
+-- name: remove_late_events
+DELETE FROM late_events WHERE account_id = %(account)s AND date = %(date)s AND event_id = ANY(%(ids)s::bigint[]);
+
+-- name: late_events_left
+SELECT EXISTS (SELECT FROM late_events WHERE account_id = %(account)s AND date = %(date)s);
+
+-- name: mark_stale
+UPDATE rollup_days SET stale_since = coalesce(stale_since, now()), updated_at = now()
+WHERE account_id = %(account)s AND date = %(date)s;
+
+-- name: finish_rebuild
+UPDATE rollup_days SET
+    timezone = %(timezone)s, closed = %(closed)s, events = %(events)s, registry = %(registry)s, rebuilt_at = now(),
+    stale_since = CASE WHEN %(stale)s THEN coalesce(stale_since, now()) END,
+    settles_at = CASE WHEN %(settled)s THEN NULL ELSE settles_at END,
+    updated_at = now()
+WHERE account_id = %(account)s AND date = %(date)s;
+
+-- name: days_to_rebuild
+-- Stale days that can be rebuilt now, those waiting longest first.
+SELECT d.account_id, d.date
+FROM rollup_days AS d
+JOIN account_settings AS s ON s.account_id = d.account_id AND s.reporting_timezone IS NOT NULL
+WHERE d.stale_since IS NOT NULL AND (d.settles_at IS NULL OR d.settles_at <= now())
+ORDER BY d.stale_since, d.account_id, d.date;
+
+-- name: days_settling
+SELECT count(*) FROM rollup_days WHERE stale_since IS NOT NULL AND settles_at > now();
