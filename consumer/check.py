@@ -17,7 +17,7 @@ from consumer.rollup.days import tzdata_version, zone_names
 from consumer.rollup.registry import REGISTRY
 from consumer.rollup.schema import check_schema
 from consumer.settings import Settings
-from consumer.source import connection_properties
+from consumer.source import connection_properties, make_consumer
 
 CLOCK_TOLERANCE_SECONDS = 60.0
 """This machine and the database's may differ by so much. The clock decides which days are open and which events lie too
@@ -37,10 +37,14 @@ def check(timeout: float, write: Callable[[str], object] = sys.stdout.write) -> 
 
 
 def _findings(timeout: float) -> Iterator[Finding]:
+    silent = logging.getLogger("consumer.check.librdkafka")
+    silent.addHandler(logging.NullHandler())
+    silent.propagate = False
     try:
         settings = Settings.load()
         for topic in settings.kafka_topics:
             handler_for(topic.handler, REGISTRY)
+        make_consumer(settings.kafka_properties(), silent).close()
     except RollupError as error:
         yield False, "configuration", str(error)
         return
@@ -51,15 +55,12 @@ def _findings(timeout: float) -> Iterator[Finding]:
         f"registry {REGISTRY.fingerprint}, {len(zone_names())} zones of tzdata "
         + (tzdata_version() + "".join(suspects)),
     )
-    yield from _kafka(settings, timeout)
+    yield from _kafka(settings, timeout, silent)
     yield from _database(settings)
 
 
-def _kafka(settings: Settings, timeout: float) -> Iterator[Finding]:
+def _kafka(settings: Settings, timeout: float, silent: logging.Logger) -> Iterator[Finding]:
     servers = settings.kafka_bootstrap_servers
-    silent = logging.getLogger("consumer.check.librdkafka")
-    silent.addHandler(logging.NullHandler())
-    silent.propagate = False
     try:
         admin = AdminClient(connection_properties(settings.kafka_properties()), logger=silent)
         cluster = admin.list_topics(timeout=timeout)

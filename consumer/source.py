@@ -11,7 +11,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from consumer.errors import OffsetGapError, TopicError
+from consumer.errors import ConfigurationError, OffsetGapError, TopicError
 from consumer.rollup.batch import Partition
 
 LeavingHook = Callable[[Sequence[Partition], bool], None]
@@ -39,7 +39,7 @@ class Source:
         rebalanced: Rebalanced,
         logger: Any,
     ) -> None:
-        self._consumer = Consumer(dict(properties), logger=logger)
+        self._consumer = make_consumer(properties, logger)
         self._admin = AdminClient(connection_properties(properties), logger=logger)
         self._topics = list(topics)
         self._leaving = leaving
@@ -61,14 +61,14 @@ class Source:
             self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
 
-    def topic_ids(self) -> dict[str, str]:
-        """Each topic's id, which changes when a topic is deleted and made again.
+    def topic_ids(self, timeout: float = 10) -> dict[str, str]:
+        """Each topic's id, which changes when a topic is deleted and made again. Asks a broker, for `timeout` seconds.
 
         Raises:
             TopicError: a topic is missing, or we may not read it.
             KafkaException: no broker answered.
         """
-        described = self._admin.describe_topics(TopicCollection(self._topics), request_timeout=10)
+        described = self._admin.describe_topics(TopicCollection(self._topics), request_timeout=timeout)
         ids = {}
         for topic, future in described.items():
             try:
@@ -123,7 +123,7 @@ class Source:
             messages.append(first)
             if most > 1 and not self.paused:
                 messages += self._consumer.consume(most - 1, gather_wait)
-        if any(m.error() for m in messages):
+        if [m for m in messages if m.error() is not None]:
             messages = self._without_errors(messages)
         if self._gave_away:  # between the first message and the last; whoever owns the partition now reads it again
             messages = [m for m in messages if _partition(m) in self.owned]
@@ -214,6 +214,17 @@ def _partition(message: Message) -> Partition:
 
 def _named(partitions: Sequence[TopicPartition]) -> set[Partition]:
     return {Partition(p.topic, p.partition) for p in partitions}
+
+
+def make_consumer(properties: Mapping[str, str | int], logger: Any) -> Consumer:
+    """A client that has not joined its group. Raises ConfigurationError for a property that librdkafka refuses."""
+    try:
+        return Consumer(dict(properties), logger=logger)
+    except KafkaException as error:
+        raise ConfigurationError(
+            f"a KAFKA_ variable is wrong: {error.args[0].str()}; KAFKA_FETCH_WAIT_MAX_MS, for example, sets "
+            "librdkafka's property fetch.wait.max.ms"
+        ) from error
 
 
 def connection_properties(properties: Mapping[str, str | int]) -> dict[str, str | int | float | bool]:

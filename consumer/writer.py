@@ -109,12 +109,13 @@ class Writer:
             self._changed.notify_all()
 
     def stop(self, seconds: float) -> bool:
-        """End the thread after the batch in hand; False if that took longer."""
+        """End the thread, if it was started, after the batch in hand; False if that took longer."""
         with self._changed:
             self._stopping = True
             self._round += 1
             self._changed.notify_all()
-        self._thread.join(seconds)
+        if self._thread.ident is not None:
+            self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def _pending(self) -> int:

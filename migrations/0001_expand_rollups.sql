@@ -74,7 +74,7 @@ CREATE TABLE reporting_events_rollups (
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (account_id, date, dimension_type, dimension_id, metric)
-) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.1);
 COMMENT ON TABLE reporting_events_rollups IS 'daily totals; sums are seconds, exact to the microsecond';
 
 CREATE TABLE rollup_days (
@@ -90,7 +90,7 @@ CREATE TABLE rollup_days (
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (account_id, date)
-) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.1);
 CREATE INDEX rollup_days_stale ON rollup_days (stale_since) WHERE stale_since IS NOT NULL;
 COMMENT ON TABLE rollup_days IS 'one row per account and local day; its row lock orders all that touches the day';
 COMMENT ON COLUMN rollup_days.closed IS 'a closed day is never counted live, only rebuilt from raw events';
@@ -104,7 +104,7 @@ CREATE TABLE counted_events (
     bits bytea NOT NULL,
     last_day date NOT NULL,
     PRIMARY KEY (chunk, shard)
-) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.1);
 COMMENT ON TABLE counted_events IS
     'which event ids were counted: bit (id % 4096), lowest bit of a byte first, of chunk floor(id / 4096); shorter '
     'bytes are zero-padded; shard 0 is written by rebuilds, others by the partition of consumer_offsets.shard';

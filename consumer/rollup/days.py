@@ -1,16 +1,17 @@
 """Local days of a time zone as UTC instants: the only place that decides where a day begins.
 
 A day D of a zone is the half-open interval [start(D), start(D + 1)). It starts when the local clock first shows
-D 00:00; where local midnight does not exist, at the first instant that does. So days tile time: they are 23, 24 or
-25 hours long, rarely 23.5 or 24.5, and a date that a zone left out (Apia's 2011-12-30) is empty. Zones come from the
-pinned `tzdata` package and never from the machine, so that every process cuts days at the same instants.
+D 00:00; where local midnight does not exist, at the first instant that does. So days tile time. They are 23, 24 or 25
+hours long; since 2000 also 23.5 and 24.5 (Lord Howe), 21 to 27 (Antarctic stations that changed their zone) and 0: the
+date that Apia left out, 2011-12-30, is empty. Zones come from the pinned `tzdata` package and never from the machine,
+so that every process cuts days at the same instants.
 
 Days are numbers here: days since 1970-01-01. Instants are microseconds since 1970-01-01T00:00:00Z.
 """
 
 import difflib
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import cache, lru_cache
 from importlib import metadata, resources
 from zoneinfo import ZoneInfo
@@ -89,13 +90,14 @@ def day_start_us(name: str, day: int) -> int:
     """When day number `day` begins in the zone called `name`."""
     tz = zone(name)
     midnight = EPOCH + timedelta(days=day)
-    # fold=0: the first of two midnights; in a gap, the offset from before it, which never lies before the gap's end.
-    first = _utc(midnight, tz, 0)
-    if first.astimezone(tz).replace(tzinfo=None) == midnight:
-        return _microseconds(first)
+    before, after = (midnight.replace(tzinfo=tz, fold=fold).utcoffset() or timedelta() for fold in (0, 1))
+    # The offset of fold=0 is the one before a change: of two midnights it gives the first.
+    first = _microseconds(midnight - before)
+    if before >= after:
+        return first
     # Midnight was left out. With the offset from after the gap we land at or before the gap: the gap's instant, the
     # first whose local time is past midnight, lies between the two. Gaps are at whole seconds.
-    low, high = _microseconds(_utc(midnight, tz, 1)) // 1_000_000, _microseconds(first) // 1_000_000
+    low, high = _microseconds(midnight - after) // 1_000_000, first // 1_000_000
     while low < high:
         middle = (low + high) // 2
         if datetime.fromtimestamp(middle, tz).replace(tzinfo=None) >= midnight:
@@ -157,9 +159,5 @@ def _name_set() -> frozenset[str]:
     return frozenset(zone_names())
 
 
-def _utc(naive: datetime, tz: ZoneInfo, fold: int) -> datetime:
-    return naive.replace(tzinfo=tz, fold=fold).astimezone(UTC)
-
-
-def _microseconds(instant: datetime) -> int:
-    return (instant.replace(tzinfo=None) - EPOCH) // timedelta(microseconds=1)
+def _microseconds(utc: datetime) -> int:
+    return (utc - EPOCH) // timedelta(microseconds=1)

@@ -25,7 +25,6 @@ from consumer.rollup.bitmap import REBUILD_SHARD, already_counted, claim
 from consumer.rollup.days import day_number, day_start_us, local_day
 from consumer.rollup.registry import Kind, Registry
 from consumer.rollup.statements import STATEMENTS
-from consumer.rollup.store import prepare
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -90,7 +89,7 @@ class Rebuilder:
             raise RebuildError("there is no table reporting_events to rebuild from: apply the migrations")
         self._raw_has_zone = row[0] == "timestamp with time zone"
         self._sql = _compose(registry)
-        prepare(conn)
+        conn.execute(STATEMENTS["create_stages"])
         conn.execute(self._sql["create_raw_stage"])
 
     def rebuild(self, account_id: int, day: date, now_us: int, *, force: bool = False) -> Rebuilt:

@@ -132,12 +132,24 @@ COPY stage_rollups (account_id, date, dimension_type, dimension_id, metric, coun
 -- name: copy_members
 COPY stage_members (account_id, date, dimension_type, dimension_id, metric, member_id) FROM STDIN;
 
+-- name: plan_for_lookups
+-- The live path looks up the batch's keys by index. A join by hash would read whole tables once they are large, and
+-- statistics from when a table was empty would have it read again for every row.
+SET enable_hashjoin = off;
+SET enable_mergejoin = off;
+SET enable_seqscan = off;
+
 -- name: count_new_members
--- Members seen for the first time are what a distinct count grows by.
+-- Members seen for the first time are what a distinct count grows by. Under the day locks nobody else can add them.
 WITH fresh AS (
     INSERT INTO rollup_members (account_id, date, dimension_type, dimension_id, metric, member_id)
-    SELECT account_id, date, dimension_type, dimension_id, metric, member_id FROM stage_members
-    ON CONFLICT DO NOTHING
+    SELECT s.account_id, s.date, s.dimension_type, s.dimension_id, s.metric, s.member_id
+    FROM stage_members AS s
+    WHERE NOT EXISTS (
+        SELECT FROM rollup_members AS r
+        WHERE (r.account_id, r.date, r.dimension_type, r.dimension_id, r.metric, r.member_id)
+            = (s.account_id, s.date, s.dimension_type, s.dimension_id, s.metric, s.member_id)
+    )
     RETURNING account_id, date, dimension_type, dimension_id, metric
 )
 INSERT INTO stage_rollups (account_id, date, dimension_type, dimension_id, metric, count, sum_us, business_us)
@@ -146,17 +158,23 @@ FROM fresh
 GROUP BY account_id, date, dimension_type, dimension_id, metric;
 
 -- name: add_rollups
--- One sorted upsert for the whole batch; microseconds become seconds with six exact decimals.
-INSERT INTO reporting_events_rollups AS r
-    (account_id, date, dimension_type, dimension_id, metric, count, sum_value, sum_value_business_hours)
-SELECT account_id, date, dimension_type, dimension_id, metric, count, sum_us * 0.000001, business_us * 0.000001
-FROM stage_rollups
-ORDER BY account_id, date, dimension_type, dimension_id, metric
-ON CONFLICT (account_id, date, dimension_type, dimension_id, metric) DO UPDATE SET
-    count = r.count + excluded.count,
-    sum_value = r.sum_value + excluded.sum_value,
-    sum_value_business_hours = r.sum_value_business_hours + excluded.sum_value_business_hours,
-    updated_at = now();
+-- Add the whole batch at once; microseconds become seconds with six exact decimals. Rows come sorted by key from COPY.
+-- MERGE is a quarter cheaper than ON CONFLICT, and safe: under the day locks nobody else can insert these keys.
+MERGE INTO reporting_events_rollups AS r
+USING stage_rollups AS s
+ON (r.account_id, r.date, r.dimension_type, r.dimension_id, r.metric)
+    = (s.account_id, s.date, s.dimension_type, s.dimension_id, s.metric)
+WHEN MATCHED THEN UPDATE SET
+    count = r.count + s.count,
+    sum_value = r.sum_value + s.sum_us * 0.000001,
+    sum_value_business_hours = r.sum_value_business_hours + s.business_us * 0.000001,
+    updated_at = now()
+WHEN NOT MATCHED THEN
+    INSERT (account_id, date, dimension_type, dimension_id, metric, count, sum_value, sum_value_business_hours)
+    VALUES (
+        s.account_id, s.date, s.dimension_type, s.dimension_id, s.metric, s.count,
+        s.sum_us * 0.000001, s.business_us * 0.000001
+    );
 
 -- name: bury
 -- Dead letters, once per message however often it is read.

@@ -5,7 +5,7 @@
     3. insert or lock the days, sorted; events of days that are not counted live go to late_events
     4. claim the ids; those already counted drop out
     5. store the members behind distinct counts; the new ones are what the counts grow by
-    6. add the totals in one sorted upsert; bury the dead letters
+    6. add the totals in one merge; bury the dead letters
     7. move the offsets, with the balance of what became of every message; commit
 
 Why this is exact: an id is claimed under its day's lock, in the transaction that adds its values and moves its offset.
@@ -125,8 +125,9 @@ def write(
 
 
 def prepare(conn: psycopg.Connection) -> None:
-    """Create the connection's temporary tables. Call once after connecting."""
+    """Make a connection ready for `write`: temporary tables and plans. Call once after connecting."""
     conn.execute(STATEMENTS["create_stages"])
+    conn.execute(STATEMENTS["plan_for_lookups"])
 
 
 def account_zones(conn: psycopg.Connection) -> AccountZones:
