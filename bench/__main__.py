@@ -38,6 +38,7 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     add("--verify", action="store_true", help="also compare all rollup rows with the raw events")
     add("--rate", type=_positive, default=5_000, help="events a second of the steady run (default: %(default)s)")
     add("--seconds", type=_whole, default=20, help="of the steady run; 0: none (default: %(default)s)")
+    add("--warm-up", type=_whole, default=15, help="seconds of it before, not measured (default: %(default)s)")
     add("--idle-seconds", type=_whole, default=10, help="to watch an idle consumer; 0: none (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write all numbers to FILE too")
     return parser.parse_args(words)
@@ -83,7 +84,7 @@ def _steady_and_idle(place: Ground, wanted: argparse.Namespace) -> tuple[Steady 
         with latency.caught_up_consumer(place) as running:
             if wanted.seconds:
                 _say(f"{wanted.rate:,} events/s for {wanted.seconds} s")
-                steady = latency.measure_steady(place, running, wanted.rate, wanted.seconds)
+                steady = latency.measure_steady(place, running, wanted.rate, wanted.warm_up, wanted.seconds)
             if wanted.idle_seconds:
                 _say(f"idle for {wanted.idle_seconds} s")
                 idle = latency.measure_idle(running, wanted.idle_seconds)

@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +15,6 @@ from bench.workload import PARTITIONS, Ground
 from local.processes import Process, tail
 
 LOOK_SECONDS = 0.002
-WARM_UP_SECONDS = 2.0
-"""Of the same rate, not measured: first plans, first rows of the day, connections."""
-
 SETTLE_SECONDS = 1.0
 SILENCE_SECONDS = 30.0
 
@@ -70,40 +66,40 @@ def caught_up_consumer(ground: Ground) -> Iterator[RunningConsumer]:
         running.stop()
 
 
-def measure_steady(ground: Ground, running: RunningConsumer, rate: float, seconds: float) -> Steady:
-    """Produce at `rate` a second for the warm-up and `seconds`, and watch them arrive.
+def measure_steady(ground: Ground, running: RunningConsumer, rate: float, warm_up: float, seconds: float) -> Steady:
+    """Produce at `rate` a second for `warm_up` and then `seconds`, and watch the messages of the latter arrive.
 
     Raises:
         BenchError: the producer failed, or messages did not arrive.
     """
-    messages, file = round(rate * (WARM_UP_SECONDS + seconds)), ground.folder / "produced.npz"
+    messages, file = round(rate * (warm_up + seconds)), ground.folder / "produced.npz"
     log = ground.folder / "paced-producer.log"
     words = (ground.steady_topic, str(rate), str(messages), str(ground.workload.events + 1), file)
-    environment = ground.environment(ground.steady_topic, GROUP)
     looks = Looks(ground)
+    environment = ground.environment(ground.steady_topic, GROUP)
     with python("bench.paced_producer", *words, log=log, environment=environment) as producer:
-        began_cpu, began = _watch_until_first(looks, producer, running, log)
-        while producer.running:
-            looks.look()
-            time.sleep(LOOK_SECONDS)
-        used, took = process_seconds(running.pid) - began_cpu, time.monotonic() - began
+        percent = _watch_producer(looks, producer, running, warm_up)
     if not file.exists():
         raise BenchError(f"the producer failed. The end of its output:\n{tail(log)}")
     with np.load(file) as produced:
         partition, offset, produced_ns = produced["partition"], produced["offset"], produced["produced_ns"]
+        measured = produced_ns >= produced_ns[0] + warm_up * 1e9
+        acknowledged = produced["acknowledged_ms"][measured]
     _watch_until_last(looks, running, [int(offset[partition == p].max(initial=-1)) + 1 for p in range(PARTITIONS)])
-    measured = produced_ns >= produced_ns[0] + WARM_UP_SECONDS * 1e9
     latency = looks.latency_ms(partition[measured], offset[measured], produced_ns[measured])
     return Steady(
         per_second=float(json.loads(log.read_text().splitlines()[-1])["per_second"]),
+        warm_up_seconds=warm_up,
         seconds=float(np.ptp(produced_ns[measured])) / 1e9,
         messages=len(latency),
         p50_ms=percentile(latency, 50),
         p90_ms=percentile(latency, 90),
         p99_ms=percentile(latency, 99),
         max_ms=float(latency.max()),
+        acknowledged_p50_ms=percentile(acknowledged, 50),
+        acknowledged_p99_ms=percentile(acknowledged, 99),
         look_ms=looks.pause_ms,
-        consumer_core_percent=100 * used / took,
+        consumer_core_percent=percent,
     )
 
 
@@ -117,14 +113,21 @@ def measure_idle(running: RunningConsumer, seconds: float) -> Idle:
     return Idle(took, 100 * (process_seconds(running.pid) - began_cpu) / took)
 
 
-def _watch_until_first(looks: Looks, producer: Process, running: RunningConsumer, log: Path) -> tuple[float, float]:
-    """Look until something arrived; the consumer's CPU seconds and the time then."""
-    while not any(looks.look()):
+def _watch_producer(looks: Looks, producer: Process, running: RunningConsumer, warm_up: float) -> float:
+    """Look until the producer ends; the consumer's CPU use after the warm-up, which starts with the first arrival."""
+    arrived: float | None = None
+    began: tuple[float, float] | None = None
+    while producer.running:
         running.check()
-        if not producer.running:
-            raise BenchError(f"the producer ended before anything arrived. The end of its output:\n{tail(log)}")
+        any_yet, now = any(looks.look()), time.monotonic()
+        if any_yet and arrived is None:
+            arrived = now
+        if began is None and arrived is not None and now >= arrived + warm_up:
+            began = process_seconds(running.pid), now
         time.sleep(LOOK_SECONDS)
-    return process_seconds(running.pid), time.monotonic()
+    if began is None:
+        return float("nan")  # the producer failed, which its file tells
+    return 100 * (process_seconds(running.pid) - began[0]) / (time.monotonic() - began[1])
 
 
 def _watch_until_last(looks: Looks, running: RunningConsumer, ends: list[int]) -> None:

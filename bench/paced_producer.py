@@ -1,7 +1,8 @@
 """A producer that keeps a steady rate and notes when it handed over each message, in a process of its own.
 
 `python -m bench.paced_producer TOPIC RATE MESSAGES FIRST_ID FILE` writes arrays to FILE: `partition` and `offset` as
-the broker reported them, `produced_ns` by the monotonic clock, which is one for all processes of a machine.
+the broker reported them, `produced_ns` by the monotonic clock, which is one for all processes of a machine, and
+`acknowledged_ms`, the time from then to the broker's answer by librdkafka's own count.
 """
 
 import json
@@ -26,7 +27,7 @@ def run(bootstrap: str, topic: str, rate: float, messages: int, first_id: int, f
     sample = generate(Workload(end_us=now_us, events=messages, hours=messages / rate / 3600, first_id=first_id, seed=2))
     ready = list(sample.messages())
     partition, offset = np.full(messages, -1, np.int32), np.full(messages, -1, np.int64)
-    produced_ns = np.zeros(messages, np.int64)
+    produced_ns, acknowledged_ms = np.zeros(messages, np.int64), np.zeros(messages)
     errors: list[KafkaError] = []
 
     def noting(at: int) -> Callable[[KafkaError | None, Message], None]:
@@ -35,7 +36,7 @@ def run(bootstrap: str, topic: str, rate: float, messages: int, first_id: int, f
             if error is not None or where is None or place is None:
                 errors.append(error or KafkaError(KafkaError._FAIL, "a delivery report without partition and offset"))
             else:
-                partition[at], offset[at] = where, place
+                partition[at], offset[at], acknowledged_ms[at] = where, place, (message.latency() or 0.0) * 1e3
 
         return delivered
 
@@ -54,7 +55,7 @@ def run(bootstrap: str, topic: str, rate: float, messages: int, first_id: int, f
     producer.flush(30)
     if errors or (offset < 0).any():
         raise KafkaException(errors[0] if errors else KafkaError(KafkaError._TIMED_OUT, "not all messages were taken"))
-    np.savez(file, partition=partition, offset=offset, produced_ns=produced_ns)
+    np.savez(file, partition=partition, offset=offset, produced_ns=produced_ns, acknowledged_ms=acknowledged_ms)
     return kept
 
 

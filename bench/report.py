@@ -112,6 +112,8 @@ def _of_steady(s: Steady) -> Iterator[Line]:
     note = f"produce() to visible in PostgreSQL; up to {s.look_ms:.1f} ms too high"
     for what, value in (("p50", s.p50_ms), ("p90", s.p90_ms), ("p99", s.p99_ms), ("max", s.max_ms)):
         yield Line(part, what, f"{value:.0f} ms", note)
+    for what, value in (("p50", s.acknowledged_p50_ms), ("p99", s.acknowledged_p99_ms)):
+        yield Line(part, f"{what} of Kafka alone", f"{value:.0f} ms", "produce() to acknowledged by the broker")
     yield Line(part, "CPU of the consumer", f"{s.consumer_core_percent:.1f} % of a core")
 
 

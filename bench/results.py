@@ -97,18 +97,23 @@ class Steady:
 
     Attributes:
         per_second: the rate that the producer really kept.
-        messages: how many were measured, after the warm-up.
+        warm_up_seconds: of the same rate before, not measured: a broker's code for small requests is slow at first.
+        messages: how many were measured.
+        acknowledged_p50_ms, acknowledged_p99_ms: of the same time, how much until the broker had the message.
         look_ms: the median time between two looks at PostgreSQL, by which a number may be too high.
         consumer_core_percent: CPU use of the consumer, 100 is one core.
     """
 
     per_second: float
+    warm_up_seconds: float
     seconds: float
     messages: int
     p50_ms: float
     p90_ms: float
     p99_ms: float
     max_ms: float
+    acknowledged_p50_ms: float
+    acknowledged_p99_ms: float
     look_ms: float
     consumer_core_percent: float
 
