@@ -37,6 +37,9 @@ def run() -> int:
     except RollupError as error:
         log.error(Event.FAILED, message=str(error), exit_code=error.exit_code)
         return error.exit_code
+    except Exception as error:
+        log.exception(Event.FAILED, message=f"{type(error).__name__}: {error}", exit_code=1)
+        return 1
     return 0
 
 

@@ -71,6 +71,8 @@ class Service:
         self._topic_ids: dict[str, str] = {}
         self._positions: dict[Partition, int] = {}
         """The next offset to read of every partition that is being read."""
+        self._started_at: dict[Partition, int] = {}
+        """The offset at which reading of each partition began, or began again."""
         self._unread: dict[Partition, deque[tuple[int, int, int]]] = {}
         """Per partition: (first offset, next offset, broker timestamp in µs of the oldest message) of what is not
         committed yet."""
@@ -208,7 +210,7 @@ class Service:
 
     def _continue_at(self, offsets: dict[Partition, int]) -> None:
         for partition, offset in offsets.items():
-            self._positions[partition] = offset
+            self._positions[partition] = self._started_at[partition] = offset
             self._unread[partition] = deque()
         self._metrics.add_partitions(offsets)
 
@@ -261,7 +263,7 @@ class Service:
             seconds = self._deadline - time.monotonic()
         if lost or not self._writer.flush(max(0.0, seconds)):
             self._writer.abandon()
-        self._mirror(wait=not lost)
+        self._mirror()
         for partition in partitions:
             self._positions.pop(partition, None)
             self._unread.pop(partition, None)
@@ -310,7 +312,7 @@ class Service:
         for partition in self._source.owned:
             labels = (partition.topic, str(partition.partition))
             unread = self._unread[partition]
-            done = committed.get(partition, 0)
+            done = max(committed.get(partition, 0), self._started_at[partition])
             while unread and unread[0][1] <= done:
                 unread.popleft()
             end = self._source.end_offset(partition)
@@ -320,7 +322,7 @@ class Service:
                 self._metrics.consumer_lag_messages.labels(*labels).set(behind)
                 age = max(0.0, time.time() - unread[0][2] / 1e6) if unread else 0.0
                 self._metrics.consumer_lag_seconds.labels(*labels).set(age)
-        self._mirror(wait=False)
+        self._mirror()
         if now >= self._stale_at:
             self._stale_at = now + 15.0
             self._count_stale_days()
@@ -335,10 +337,10 @@ class Service:
         if row is not None:
             self._metrics.stale_days.set(row[0])
 
-    def _mirror(self, *, wait: bool) -> None:
+    def _mirror(self) -> None:
         committed = {p: o for p, o in self._writer.committed.items() if self._mirrored.get(p) != o}
         if committed:
-            self._source.mirror(committed, wait=wait)
+            self._source.mirror(committed)
             self._mirrored.update(committed)
 
     def _status(self) -> dict[str, object]:
@@ -353,7 +355,7 @@ class Service:
         self._health.mark_stopping()
         self._deadline = deadline = time.monotonic() + self._settings.shutdown_timeout_seconds * 0.8
         self._writer.flush(deadline - time.monotonic())
-        self._mirror(wait=False)
+        self._mirror()
         self._source.close()
         self._writer.stop(max(0.1, deadline - time.monotonic()))
         if self._conn is not None:

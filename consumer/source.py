@@ -5,6 +5,7 @@ whoever owns the stored offsets calls `start`. No callback waits for the databas
 the sake of lag tools (`mirror`). Only this file's caller thread may use it; librdkafka calls back from within `read`.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -143,18 +144,12 @@ class Source:
             self.paused = False
             self._consumer.resume([TopicPartition(*p) for p in self.owned])
 
-    def mirror(self, offsets: Mapping[Partition, int], *, wait: bool = False) -> None:
-        """Tell Kafka's group coordinator the next offsets, for lag tools; failures don't matter."""
+    def mirror(self, offsets: Mapping[Partition, int]) -> None:
+        """Tell Kafka's group coordinator the next offsets, for lag tools. Returns at once; failures don't matter."""
         listed = [TopicPartition(*p, offset) for p, offset in offsets.items() if p in self.owned]
-        if not listed:
-            return
-        try:
-            if wait:
-                self._consumer.commit(offsets=listed, asynchronous=False)
-            else:
+        if listed:
+            with contextlib.suppress(KafkaException):
                 self._consumer.commit(offsets=listed, asynchronous=True)
-        except KafkaException:
-            return
 
     def close(self) -> None:
         """Leave the group; partitions are revoked on the way."""

@@ -52,11 +52,13 @@ COMMENT ON COLUMN account_settings.rollup_since IS 'when the rollup was last swi
 CREATE TABLE rollup_control (
     single boolean PRIMARY KEY DEFAULT true CHECK (single),
     settings_version bigint NOT NULL DEFAULT 1,
+    changed_by xid8,
     settle_seconds integer NOT NULL DEFAULT 60 CHECK (settle_seconds >= 0),
     needs_code integer NOT NULL DEFAULT 1
 );
 INSERT INTO rollup_control DEFAULT VALUES;
 COMMENT ON COLUMN rollup_control.settings_version IS 'rises with every change of a reporting_timezone';
+COMMENT ON COLUMN rollup_control.changed_by IS 'the transaction that raised settings_version last: once for all its rows';
 COMMENT ON COLUMN rollup_control.settle_seconds IS
     'how long after a change of time zone raw rows of messages read before it may still be on their way';
 COMMENT ON COLUMN rollup_control.needs_code IS 'raised by contract migrations: older programs must not run';
@@ -249,8 +251,9 @@ BEGIN
         END;
     END LOOP;
     -- 2. Whoever aggregated with the old settings aggregates again.
-    UPDATE rollup_control SET settings_version = settings_version + 1
-    RETURNING make_interval(secs => settle_seconds) INTO settle;
+    UPDATE rollup_control SET settings_version = settings_version + 1, changed_by = pg_current_xact_id()
+    WHERE changed_by IS DISTINCT FROM pg_current_xact_id();
+    SELECT make_interval(secs => settle_seconds) INTO settle FROM rollup_control;
     present := clock_timestamp();
     today := (present AT TIME ZONE 'UTC')::date;
     -- 3. Switched off: rows and days stay as they are.
