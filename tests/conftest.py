@@ -4,7 +4,7 @@ import os
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.fixtures.services", "tests.fixtures.processes"]
+pytest_plugins = ["tests.fixtures.services", "tests.fixtures.processes", "tests.fixtures.rollup"]
 
 settings.register_profile("default", deadline=None, derandomize=False, print_blob=True)
 settings.register_profile("ci", settings.get_profile("default"), max_examples=200, database=None)

@@ -7,7 +7,7 @@ import psycopg
 
 from consumer.rollup.accounts import AccountZones
 from consumer.rollup.aggregate import Dated, day_key, split_key
-from consumer.rollup.batch import BoolArray
+from consumer.rollup.batch import BoolArray, Int64Array
 from consumer.rollup.days import day_date, day_number, day_start_us, local_day
 from consumer.rollup.registry import Registry
 from consumer.rollup.statements import STATEMENTS
@@ -32,6 +32,7 @@ def lock_days(
     account_ids, days = (column.tolist() for column in split_key(keys))
     timezones = [accounts.timezone(account) for account in account_ids]
     today = {name: local_day(name, now_us) for name in accounts.zones}
+    in_window = [day > today[name] - open_days for name, day in zip(timezones, days, strict=True)]
     parameters = {
         "accounts": account_ids,
         "dates": [day_date(day) for day in days],
@@ -39,7 +40,7 @@ def lock_days(
         "starts": [
             EPOCH + timedelta(microseconds=day_start_us(name, day)) for name, day in zip(timezones, days, strict=True)
         ],
-        "in_window": [day > today[name] - open_days for name, day in zip(timezones, days, strict=True)],
+        "in_window": in_window,
         "events": numbers.tolist(),
         "registry": registry.fingerprint,
     }
@@ -52,6 +53,11 @@ def lock_days(
     ]
     shut_keys = day_key(np.array([a for a, _ in shut], np.int64), np.array([d for _, d in shut], np.int32))
     live = ~np.isin(dated.key, shut_keys)
+    # The statement adds the events of days in the window only, because a new day outside it starts closed. A day that
+    # left the window and that nobody closed yet is counted live all the same.
+    unclosed = ~np.isin(keys, shut_keys) & ~np.array(in_window, np.bool_)
+    if unclosed.any():
+        _add_events(conn, keys[unclosed], numbers[unclosed])
     if shut:
         late = dated.take(~live)
         account_ids, days = (column.tolist() for column in split_key(late.key))
@@ -66,7 +72,11 @@ def uncount(conn: psycopg.Connection, dated: Dated, duplicate: BoolArray) -> Non
     if not duplicate.any():
         return
     keys, numbers = np.unique(dated.key[duplicate], return_counts=True)
+    _add_events(conn, keys, -numbers)
+
+
+def _add_events(conn: psycopg.Connection, keys: Int64Array, numbers: Int64Array) -> None:
     account_ids, days = (column.tolist() for column in split_key(keys))
     dates = [day_date(day) for day in days]
     parameters = {"accounts": account_ids, "dates": dates, "events": numbers.tolist()}
-    conn.execute(STATEMENTS["uncount_days"], parameters)
+    conn.execute(STATEMENTS["add_to_days"], parameters)

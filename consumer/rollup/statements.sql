@@ -62,9 +62,9 @@ FROM unnest(
 WHERE o.group_id = %(group_id)s AND o.topic = b.topic AND o.partition = b.partition;
 
 -- name: lock_days
--- Insert or lock the batch's days in order, and add the events it brings to those that are counted live. The others
--- (closed, of another time zone, settling) become stale. A day that began before the account's rollup was switched on
--- and settled has raw events that were not counted: it is stale from the start.
+-- Insert or lock the batch's days in order, and add the events it brings to those in the window that are counted live.
+-- Those that are not counted live (closed, of another time zone, settling) become stale. A day that began before the
+-- account's rollup was switched on and settled has raw events that were not counted: it is stale from the start.
 INSERT INTO rollup_days AS d (account_id, date, timezone, closed, stale_since, settles_at, events, registry)
 SELECT
     b.account_id, b.date, b.timezone, NOT b.in_window,
@@ -90,9 +90,10 @@ ON CONFLICT (account_id, date) DO UPDATE SET
     updated_at = now()
 RETURNING d.account_id, d.date, d.timezone, d.closed OR d.events IS NULL AS not_counted_live;
 
--- name: uncount_days
--- Take back what lock_days added for events that turned out to be counted already. Their rows are locked.
-UPDATE rollup_days AS d SET events = d.events - b.events
+-- name: add_to_days
+-- Correct what lock_days added, in rows that it locked: less for events that turned out to be counted already, more for
+-- open days outside the window.
+UPDATE rollup_days AS d SET events = d.events + b.events
 FROM unnest(%(accounts)s::int[], %(dates)s::date[], %(events)s::bigint[]) AS b(account_id, date, events)
 WHERE d.account_id = b.account_id AND d.date = b.date;
 
