@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 SIZE ?= 1000000
+OPTIONS ?=
 
 .PHONY: setup lint test demo bench migrate lock clean
 
@@ -26,8 +27,9 @@ test: setup
 demo: setup
 	$(BIN)/python -m local.demo
 
+# Shorter: make bench SIZE=200000. Further options, as in `python -m bench --help`: make bench OPTIONS="--verify"
 bench: setup
-	$(BIN)/python -m bench --events $(SIZE)
+	$(BIN)/python -m bench --events $(SIZE) $(OPTIONS)
 
 migrate: setup
 	$(BIN)/python -m local.migrate

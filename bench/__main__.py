@@ -47,13 +47,11 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
 def run(wanted: argparse.Namespace) -> Result:
     """Start services, measure what is wanted, stop them. Raises `BenchError`, `LocalError`, `RollupError`."""
     with services() as running, ground(running, wanted.events) as place:
-        machine = facts(place)
+        machine, settings = facts(place), _changed_settings(place)
         rounds = list(_rounds(place, wanted)) if wanted.rounds else []
         correctness = throughput.check(place, compare=wanted.verify) if rounds else None
         steady, idle = _steady_and_idle(place, wanted)
-        return Result(
-            machine, _changed_settings(place), _workload(place), rounds, medians(rounds), correctness, steady, idle
-        )
+        return Result(machine, settings, _workload(place), rounds, medians(rounds), correctness, steady, idle)
 
 
 def _rounds(place: Ground, wanted: argparse.Namespace) -> list[Round]:
@@ -117,13 +115,17 @@ def _workload(place: Ground) -> dict[str, str | int | float]:
 def main(words: list[str] | None = None) -> int:
     """Exit codes: 0 done and correct, 1 failed or not correct, 2 wrong use, 130 interrupted."""
     wanted = arguments(words)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # both: a shell's background jobs ignore Ctrl-C unless told
+        signal.signal(number, _interrupt)
     try:
         result = run(wanted)
     except KeyboardInterrupt:
         _say("interrupted: everything that was started has been stopped")
         return INTERRUPTED
-    except (BenchError, LocalError, RollupError) as error:
+    except RollupError as error:  # a setting that is tried is wrong, say
+        _say(str(error))
+        return error.exit_code
+    except (BenchError, LocalError) as error:
         _say(str(error))
         return 1
     report.show(result, Console())

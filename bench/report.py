@@ -23,8 +23,8 @@ class Line(NamedTuple):
 
 
 def as_json(result: Result) -> str:
-    """All numbers, unrounded; field names as in `bench.results`."""
-    return json.dumps(asdict(result), indent=2) + "\n"
+    """All numbers, unrounded; field names as in `bench.results`. Raises ValueError for a number that is not finite."""
+    return json.dumps(asdict(result), indent=2, allow_nan=False) + "\n"
 
 
 def show(result: Result, console: Console) -> None:
@@ -54,7 +54,8 @@ def lines(result: Result) -> Iterator[Line]:
     """The facts in the order to show them."""
     for part, found in (("machine", result.machine), ("settings", result.settings), ("workload", result.workload)):
         for name, value in found.items():
-            yield Line(part, name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
+            what = name if part == "settings" else name.replace("_", " ")
+            yield Line(part, what, f"{value:,}" if isinstance(value, int) else str(value))
     for number, each in enumerate(result.rounds, 1):
         yield _of_round(number, each)
     if result.medians:
