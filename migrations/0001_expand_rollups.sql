@@ -44,6 +44,8 @@ ALTER TABLE account_settings
     ADD COLUMN IF NOT EXISTS reporting_timezone text,
     ADD COLUMN IF NOT EXISTS reporting_events_rollup boolean NOT NULL DEFAULT false,
     ADD COLUMN IF NOT EXISTS rollup_since timestamptz;
+-- Accounts that had a time zone before are switched on now: their first days have events that nobody counted.
+UPDATE account_settings SET rollup_since = now() WHERE reporting_timezone IS NOT NULL;
 COMMENT ON COLUMN account_settings.reporting_timezone IS 'IANA name; days are cut in it; null: no rollup';
 COMMENT ON COLUMN account_settings.reporting_events_rollup IS 'feature flag for readers; never gates writing';
 COMMENT ON COLUMN account_settings.rollup_since IS 'when the rollup was last switched on; set by a trigger';
@@ -234,6 +236,13 @@ BEGIN
     IF old_zone IS NOT DISTINCT FROM new_zone THEN
         RETURN NULL;
     END IF;
+    -- Days that consumers commit while this transaction runs must be seen below.
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'account %: a % transaction cannot change reporting_timezone',
+            account, current_setting('transaction_isolation')
+            USING ERRCODE = 'feature_not_supported',
+                  HINT = 'Nothing was changed. Use a READ COMMITTED transaction: it sees the days counted meanwhile.';
+    END IF;
     -- 1. Alone. Consumers and rebuilds hold this lock shared in every transaction. We wait in their queue for half a
     -- second at a time, so that they never wait behind us for longer.
     FOR attempt IN 1..60 LOOP
@@ -264,16 +273,16 @@ BEGIN
         UPDATE account_settings SET rollup_since = present WHERE account_id = account;
     END IF;
     -- 4. The days to rebuild: in another zone every boundary moved, and what was counted is unknown; switched on, any
-    -- day may have missed events while the account had no zone. Anywhere on earth the local date is within a day of the
-    -- UTC date, local dates shift by up to one, and messages may lie a day ahead.
+    -- day may have missed events while the account had no zone. Local dates of one instant differ by up to two: zones
+    -- lie up to 26 hours apart.
     SELECT min(date), max(date), old_zone IS NOT NULL OR coalesce(bool_or(timezone <> new_zone), false)
     INTO first_day, last_day, recount FROM rollup_days WHERE account_id = account;
-    first_day := least(first_day, today) - 1;
+    first_day := least(first_day, today) - 2;
     last_day := greatest(last_day, today) + 2;
     INSERT INTO rollup_days AS d (account_id, date, timezone, stale_since, settles_at, events)
-    SELECT account, day::date, new_zone, present, present + settle, CASE WHEN recount THEN NULL ELSE 0 END
-    FROM generate_series(first_day, last_day, interval '1 day') AS day
-    ORDER BY day
+    SELECT account, first_day + n, new_zone, present, present + settle, CASE WHEN recount THEN NULL ELSE 0 END
+    FROM generate_series(0, last_day - first_day) AS n
+    ORDER BY n
     ON CONFLICT (account_id, date) DO UPDATE SET
         stale_since = coalesce(d.stale_since, excluded.stale_since),
         settles_at = excluded.settles_at,

@@ -196,9 +196,13 @@ SELECT reporting_timezone FROM account_settings WHERE account_id = %(account)s;
 
 -- name: lock_day
 -- The rebuild's day, inserted if nobody has seen it. settled: raw rows of messages read before the account's time zone
--- changed have arrived by now.
-INSERT INTO rollup_days AS d (account_id, date, timezone, closed, events, registry)
-VALUES (%(account)s, %(date)s, %(timezone)s, NOT %(in_window)s, 0, %(registry)s)
+-- changed, or before its rollup was switched on, have arrived by now.
+INSERT INTO rollup_days AS d (account_id, date, timezone, closed, settles_at, events, registry)
+SELECT
+    a.account_id, %(date)s, %(timezone)s, NOT %(in_window)s,
+    a.rollup_since + make_interval(secs => c.settle_seconds), 0, %(registry)s
+FROM rollup_control AS c
+JOIN account_settings AS a ON a.account_id = %(account)s
 ON CONFLICT (account_id, date) DO UPDATE SET updated_at = now()
 RETURNING d.timezone, d.closed, d.events, d.settles_at IS NULL OR d.settles_at <= now() AS settled;
 
