@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 # Classes and codes that go away without a change of ours: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _TRANSIENT_CLASSES = ("08", "40", "53", "57", "58")
-_TRANSIENT_CODES = ("55P03", "25006")  # lock timeout; read-only: a failover that is not over
+_TRANSIENT_CODES = ("55P03", "25006", "25P03")  # lock timeout; read-only: a failover that is not over; we were frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +27,22 @@ def connect(dsn: str, *, statement_timeout: int, application: str) -> psycopg.Co
 
     Args:
         dsn: a connection URI or key=value string.
-        statement_timeout: seconds until PostgreSQL cancels a statement.
+        statement_timeout: seconds until PostgreSQL cancels a statement, or a transaction that we do not go on with.
         application: the connection's name in pg_stat_activity.
 
     Raises:
         psycopg.OperationalError: the server is away or refuses us.
     """
+    milliseconds = statement_timeout * 1000
+    settings = {
+        "statement_timeout": milliseconds,
+        # A process that is frozen in a transaction must not keep others from the partitions it has lost.
+        "idle_in_transaction_session_timeout": milliseconds,
+        # Commits need not wait for the disk: offsets are lost together with the rows, and Kafka still has the events.
+        "synchronous_commit": "off",
+        "timezone": "UTC",
+    }
+    given = conninfo_to_dict(dsn).get("options") or ""
     return psycopg.connect(
         dsn,
         autocommit=True,
@@ -41,8 +52,7 @@ def connect(dsn: str, *, statement_timeout: int, application: str) -> psycopg.Co
         keepalives_interval=2,
         keepalives_count=3,
         tcp_user_timeout=15_000,
-        # Commits need not wait for the disk: offsets are lost together with the rows, and Kafka still has the events.
-        options=f"-c statement_timeout={statement_timeout * 1000} -c synchronous_commit=off -c timezone=UTC",
+        options=" ".join([str(given), *(f"-c {name}={value}" for name, value in settings.items())]),
     )
 
 
