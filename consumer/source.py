@@ -94,8 +94,9 @@ class Source:
         self._consumer.incremental_assign([TopicPartition(*p, offset) for p, offset in wanted.items()])
         self.pending -= wanted.keys()
         self.owned |= wanted.keys()
-        if self.paused:
-            self._consumer.pause([TopicPartition(*p) for p in wanted])
+        # A partition that was paused when it went away is still paused when it comes back.
+        change = self._consumer.pause if self.paused else self._consumer.resume
+        change([TopicPartition(*p) for p in wanted])
 
     def restart(self, offsets: Mapping[Partition, int]) -> None:
         """Go on reading owned partitions at these offsets; what was fetched before is dropped."""
