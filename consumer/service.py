@@ -180,17 +180,21 @@ class Service:
                 continue
             observe("poll", read - waited)
             batch = assemble(messages, self._positions, self._topic_ids, self._handlers, time.time_ns() // 1000)
-            lagging = len(messages) >= most
-            self._submit(batch, lagging=lagging)
+            self._submit(batch, lagging=len(messages) >= most)
             observe("decode", time.monotonic() - read)
 
     def _submit(self, batch: Batch, *, lagging: bool) -> None:
+        """Hand a batch to the writer. `lagging`: the read was full; if the log goes on, more will come at once."""
         for span in batch.spans:
             self._positions[span.source] = span.next
             self._metrics.messages_consumed.labels(span.source.topic).inc(span.messages)
             if span.oldest_us is not None:
                 self._unread[span.source].append((span.start, span.next, span.oldest_us))
-        self._writer.submit(batch, lagging=lagging)
+        self._writer.submit(batch, lagging=lagging and any(map(self._goes_on, self._source.owned)))
+
+    def _goes_on(self, partition: Partition) -> bool:
+        """Whether messages are known that were not read yet."""
+        return (self._source.end_offset(partition) or 0) > self._positions[partition]
 
     def _start_pending(self) -> None:
         """Begin to read assigned partitions from their stored offsets."""
