@@ -6,6 +6,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource  # type: ignore[attr-defined]
 
 from local.events import produce
 from tests.fixtures.events import (
@@ -33,6 +34,18 @@ PROTOCOLS: dict[str, dict[str, str | int]] = {
 }
 
 
+@pytest.fixture
+def quick_group(kafka_bootstrap: str, consumer_variables: dict[str, str]) -> None:
+    """The group's own timeouts, for members that leave them to the broker (`group.protocol=consumer`)."""
+    resource = ConfigResource(ConfigResource.Type.GROUP, consumer_variables["KAFKA_GROUP_ID"])
+    for name, value in (("consumer.session.timeout.ms", QUICK_TIMEOUT), ("consumer.heartbeat.interval.ms", "300")):
+        entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+        resource.add_incremental_config(entry)
+    admin = AdminClient({"bootstrap.servers": kafka_bootstrap, "log_level": 0})
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result(30)
+
+
 def wait_until_owned(members: Sequence[Consumer], partitions: int) -> None:
     """Wait until each member owns something, and together they own all."""
 
@@ -42,6 +55,7 @@ def wait_until_owned(members: Sequence[Consumer], partitions: int) -> None:
     wait_for(lambda: all(owned()) and sum(owned()) == partitions, f"{partitions} partitions owned", *members)
 
 
+@pytest.mark.usefixtures("quick_group")
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_members_join_leave_and_die_under_load(
     conn: Connection, kafka_bootstrap: str, make_topic: MakeTopic, start_consumer: StartConsumer, protocol: str
@@ -96,6 +110,7 @@ def test_static_members_come_back_without_a_rebalance(
     assert_exact(conn)
 
 
+@pytest.mark.usefixtures("quick_group")
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_frozen_member_loses_its_partition_and_its_transaction(
     conn: Connection,

@@ -1,0 +1,127 @@
+"""`python -m backfill` as a command: what it does, what it says, and its exit codes."""
+
+from collections.abc import Iterator
+from datetime import date
+from typing import Any
+
+import psycopg
+import pytest
+
+from local.events import Sample, write_raw, write_settings
+from local.proof import differences
+from tests.fixtures.events import assert_exact, load
+from tests.fixtures.processes import RunProgram
+
+Connection = psycopg.Connection[Any]
+
+
+@pytest.fixture
+def sample(conn: Connection) -> Iterator[Sample]:
+    """Raw events of accounts that have just been switched on; nothing has been counted."""
+    events = load(1_000)
+    with conn.transaction():
+        write_settings(conn, events.workload)
+        write_raw(conn, events)
+    yield events
+
+
+def days_of(conn: Connection, account: int) -> list[date]:
+    """The local dates on which an account has events."""
+    found = conn.execute(
+        "SELECT DISTINCT (created_at AT TIME ZONE 'UTC' AT TIME ZONE reporting_timezone)::date AS day"
+        " FROM reporting_events JOIN account_settings USING (account_id) WHERE account_id = %s ORDER BY day",
+        (account,),
+    )
+    return [day for (day,) in found]
+
+
+def rows_of(conn: Connection, account: int) -> int:
+    """How many rollup rows an account has."""
+    row = conn.execute("SELECT count(*) FROM reporting_events_rollups WHERE account_id = %s", (account,)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def test_named_days_of_named_accounts_and_then_all_stale_ones(
+    conn: Connection, run_program: RunProgram, sample: Sample
+) -> None:
+    first, *_, last = days_of(conn, 1)
+    code, out, err = run_program(
+        "backfill", "--account", "1", "--account", "2", "--date", str(first), "--date", str(last)
+    )
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith(f"account 1, {first} (America/New_York): rebuilt")
+    assert "raw events" in lines[0]
+    assert "rows changed" in lines[0]
+    assert rows_of(conn, 1) > 0
+    assert rows_of(conn, 2) > 0
+    assert rows_of(conn, 3) == 0
+
+    code, out, err = run_program("backfill", "--stale")
+    assert (code, err) == (0, "")
+    assert "wait for a change of time zone to settle; run this again in a minute" in out
+    conn.execute("UPDATE rollup_days SET settles_at = now() WHERE settles_at IS NOT NULL")
+    code, out, err = run_program("backfill", "--stale")
+    assert (code, err) == (0, "")
+    assert "account 12," in out
+    assert "settle" not in out
+    assert_exact(conn)
+    assert run_program("backfill", "--stale") == (0, "", "")
+
+
+def test_events_that_raw_lacks_are_kept_until_forced(conn: Connection, run_program: RunProgram, sample: Sample) -> None:
+    conn.execute("UPDATE rollup_days SET settles_at = now()")
+    assert run_program("backfill", "--stale")[0] == 0
+    day = days_of(conn, 1)[-1]
+    before = rows_of(conn, 1)
+    conn.execute("DELETE FROM reporting_events WHERE account_id = 1")
+    words = ("--account", "1", "--date", str(day))
+    code, out, _ = run_program("backfill", *words)
+    assert code == 1
+    assert "left as it is" in out
+    assert "events were counted that reporting_events does not have" in out
+    assert "--force" in out
+    assert rows_of(conn, 1) == before
+    code, out, _ = run_program("backfill", *words, "--force")
+    assert code == 0
+    assert "rebuilt" in out
+    assert rows_of(conn, 1) < before
+    assert {each.date for each in differences(conn)} == set(days_of_rollup(conn, 1)) - {day}
+
+
+def days_of_rollup(conn: Connection, account: int) -> list[date]:
+    """The dates of an account's rollup rows."""
+    found = conn.execute("SELECT DISTINCT date FROM reporting_events_rollups WHERE account_id = %s", (account,))
+    return [day for (day,) in found]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ([], 2, "name the days"),
+        (["--account", "1"], 2, "name the days"),
+        (["--stale", "--account", "1", "--date", "2026-02-11"], 2, "name the days"),
+        (["--account", "1", "--date", "11.2.2026"], 2, "write it as 2026-02-11"),
+        (["--account", "one", "--date", "2026-02-11"], 2, "one"),
+        (["--stale", "--force"], 2, "--force goes with --account and --date"),
+        (["--watch", "5", "--account", "1", "--date", "2026-02-11"], 2, "--watch"),
+        (["--account", "99", "--date", "2026-02-11"], 1, "account 99 has no reporting_timezone"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_use_and_accounts_without_a_time_zone(
+    run_program: RunProgram, words: list[str], code: int, said: str
+) -> None:
+    found, out, err = run_program("backfill", *words)
+    assert found == code
+    assert said in err
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_a_wrong_setting_is_one_line(run_program: RunProgram) -> None:
+    code, out, err = run_program("backfill", "--stale", OPEN_DAYS="many")
+    assert (code, out) == (2, "")
+    assert err.startswith("OPEN_DAYS is wrong: found 'many'")
+    assert len(err.splitlines()) == 1

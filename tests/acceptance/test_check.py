@@ -1,0 +1,73 @@
+"""`python -m consumer check`: a line for everything the consumer needs, good or bad."""
+
+from local.processes import free_port
+from tests.fixtures.processes import RunProgram
+from tests.fixtures.services import MakeTopic, ServicesSession
+
+
+def lines(out: str) -> dict[str, str]:
+    """The findings by what was checked; each begins with ok or FAIL."""
+    found = {}
+    for line in out.splitlines():
+        verdict, rest = line[:4], line[5:]
+        subject, _, said = rest.partition(": ")
+        assert verdict in {"ok  ", "FAIL"}
+        found[subject] = f"{verdict.strip()} {said}"
+    return found
+
+
+def test_all_is_good(run_program: RunProgram, make_topic: MakeTopic) -> None:
+    first, second = make_topic(3), make_topic(1)
+    code, out, err = run_program("consumer", "check", KAFKA_TOPICS=f"{first},{second}")
+    found = lines(out)
+    assert (code, err) == (0, "")
+    assert list(found) == [
+        "configuration", "broker", f"topic {first}", f"topic {second}", "database", "schema", "clock",
+    ]  # fmt: skip
+    assert all(said.startswith("ok ") for said in found.values())
+    assert "3 partitions" in found[f"topic {first}"]
+    assert "migrated up to 0002" in found["schema"]
+
+
+def test_each_thing_that_is_wrong_is_told_with_the_way_out(
+    run_program: RunProgram, services_session: ServicesSession
+) -> None:
+    code, out, _ = run_program(
+        "consumer", "check", KAFKA_TOPICS="no-such-topic", DATABASE_URL=services_session.postgres.database_url
+    )
+    found = lines(out)
+    assert code == 1
+    assert found["topic no-such-topic"].startswith("FAIL ")
+    assert "Create it, or change KAFKA_TOPICS" in found["topic no-such-topic"]
+    assert found["schema"].startswith("FAIL the database has no schema yet")
+    assert "make migrate" in found["schema"]
+    assert found["broker"].startswith("ok ")
+    assert found["database"].startswith("ok ")
+    assert found["clock"].startswith("ok ")
+
+
+def test_nothing_answers(run_program: RunProgram) -> None:
+    port = free_port()
+    code, out, err = run_program(
+        "consumer",
+        "check",
+        "--timeout=1",
+        KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{port}",
+        DATABASE_URL=f"postgresql://someone:hidden@127.0.0.1:{port}/rollup",
+    )
+    found = lines(out)
+    assert code == 1
+    assert found["broker"].startswith(f"FAIL 127.0.0.1:{port} does not answer")
+    assert "Check KAFKA_BOOTSTRAP_SERVERS" in found["broker"]
+    assert found["database"].startswith("FAIL ")
+    assert "Check DATABASE_URL" in found["database"]
+    assert "hidden" not in out + err
+
+
+def test_a_wrong_configuration(run_program: RunProgram) -> None:
+    for name, value in {"OPEN_DAYS": "none", "KAFKA_NO_SUCH_THING": "1"}.items():
+        code, out, _ = run_program("consumer", "check", **{name: value})
+        assert code == 1
+        assert lines(out)["configuration"].startswith("FAIL ")
+        assert name.removeprefix("KAFKA_").lower().replace("_", ".") in out.lower().replace("_", ".")
+        assert len(out.splitlines()) == 1
