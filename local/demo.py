@@ -22,7 +22,7 @@ import psycopg
 
 from local.demo_report import look_at_live_days, prove, show
 from local.demo_screen import Screen
-from local.demo_stage import PARTITIONS, SESSION_TIMEOUT_MS, ConsumerProcess, Stage, backfill, stage, wait_until
+from local.demo_stage import PARTITIONS, SESSION_TIMEOUT_MS, ConsumerProcess, Stage, backfill, psql, stage, wait_until
 from local.demo_traffic import follow, paced
 from local.events import Sample, Workload, generate, produce, write_raw, write_settings
 from local.kafka_jars import VERSION
@@ -193,7 +193,8 @@ def _keep(screen: Screen, on: Stage, members: list[ConsumerProcess]) -> None:
             ".venv/bin/python -m consumer check",
             ".venv/bin/python -m backfill --stale",
             ".venv/bin/python -m backfill --help",
-            'psql "$DATABASE_URL" -c "SELECT * FROM rollup_coverage ORDER BY date DESC LIMIT 20"',
+            f'{psql()} "$DATABASE_URL" -c "TABLE rollup_coverage"',
+            f'{psql()} "$DATABASE_URL" -c "TABLE consumer_offsets"',
         ]
     )
     screen.say("Press Ctrl-C to stop everything.")

@@ -27,21 +27,20 @@ class Screen:
     def step(self, text: str, *more: str) -> None:
         """Begin a step: what happens now, and why."""
         self._step += 1
-        self._console.print(f"\n[bold cyan]{self._step:>2}[/] {escape(text)}")
-        self.say(*more)
+        self._console.print()
+        self._paragraph(f"[bold cyan]{self._step:>2}[/]", escape(" ".join((text, *more))))
 
-    def say(self, *lines: str) -> None:
-        """Findings of the step."""
-        for line in lines:
-            self._console.print(f"   {escape(line)}")
+    def say(self, *sentences: str) -> None:
+        """A finding of the step, one paragraph."""
+        self._paragraph("", escape(" ".join(sentences)))
 
     def good(self, text: str) -> None:
         """A finding that is what it should be."""
-        self._console.print(f"   [bold green]{escape(text)}[/]")
+        self._paragraph("", f"[bold green]{escape(text)}[/]")
 
     def bad(self, text: str) -> None:
         """A finding that is not."""
-        self._console.print(f"   [bold red]{escape(text)}[/]")
+        self._paragraph("", f"[bold red]{escape(text)}[/]")
 
     def copy(self, lines: Sequence[str]) -> None:
         """Lines to read or to copy, unwrapped."""
@@ -58,6 +57,14 @@ class Screen:
             table.add_row(*(_text(cell) for cell in row))
         self._console.print()
         self._console.print(table)
+
+    def _paragraph(self, margin: str, markup: str) -> None:
+        """Text that wraps beside its margin of three columns."""
+        grid = Table.grid(padding=0)
+        grid.add_column(width=3)
+        grid.add_column()
+        grid.add_row(margin, markup)
+        self._console.print(grid)
 
     @contextmanager
     def progress(self, what: str, total: int) -> Iterator[Advance]:

