@@ -40,16 +40,17 @@ partitions = st.integers(0, 1)
 names = st.sampled_from(NAMES)
 ages = hours(0, 0, 1, 12, 24, 26, 36, 48, 50, 72, 96, 120, -12, -20)
 delays = st.sampled_from([timedelta(seconds=seconds) for seconds in (50, 20, 1)])
-ahead = st.sampled_from([0, -1, -2, -3, -4, 1, 2])
+lately = st.integers(0, 6)
 reads = st.integers(0, 5)
 ACTIONS: dict[str, tuple[int, st.SearchStrategy[Action]]] = {
-    "publish_first": (4, st.tuples(ages, delays, partitions, names)),
+    "publish_first": (3, st.tuples(ages, delays, partitions, names)),
+    "read_before_raw": (3, st.tuples(ages, delays, partitions, names)),
     "publish_with_raw": (3, st.tuples(ages, partitions, names)),
     "raw_first": (2, st.tuples(ages, names)),
     "publish_waiting": (1, st.tuples(partitions)),
-    "send_again": (2, st.tuples(st.integers(0, 20), partitions)),
+    "send_again": (2, st.tuples(lately, partitions)),
     "consume": (6, st.tuples(reads, reads)),
-    "rebuild": (3, st.tuples(ahead)),
+    "rebuild": (4, st.tuples(lately)),
     "rebuild_stale": (1, st.tuples()),
     "close_days": (2, st.tuples()),
     "set_timezone": (2, st.tuples(st.lists(st.one_of(st.none(), zones), min_size=1, max_size=2))),
@@ -81,6 +82,10 @@ class Schedule:
         self.topic[partition].append(made)
         self.hidden.append((self.rollup.now + delay, made))
 
+    def read_before_raw(self, age: timedelta, delay: timedelta, partition: int, name: str) -> None:
+        self.publish_first(age, delay, partition, name)
+        self.consume(len(self.topic[0]), len(self.topic[1]))
+
     def publish_with_raw(self, age: timedelta, partition: int, name: str) -> None:
         made = self._event(age, name)
         self.rollup.raw(made)
@@ -95,10 +100,9 @@ class Schedule:
         if self.waiting:
             self.topic[partition].append(self.waiting.popleft())
 
-    def send_again(self, which: int, partition: int) -> None:
+    def send_again(self, lately: int, partition: int) -> None:
         sent = [e for e in self.events if e not in self.waiting]
-        if sent:
-            self.topic[partition].append(sent[which % len(sent)])
+        self.topic[partition].extend(sent[-1 - lately : len(sent) - lately])
 
     def consume(self, first: int, second: int) -> None:
         values = {
@@ -112,10 +116,11 @@ class Schedule:
         if self.zone is not None:
             self.covered |= {e.id: e for listed in taken.values() for e in listed}
 
-    def rebuild(self, ahead: int) -> None:
-        if self.zone is not None:
-            today = day_of(self.rollup.now, self.zone)
-            event(f"rebuild: {self.rollup.rebuild(today + timedelta(days=ahead), ACCOUNT).result}")
+    def rebuild(self, lately: int) -> None:
+        """Rebuild the day of one of the last events."""
+        for made in self.events[-1 - lately : len(self.events) - lately]:
+            if self.zone is not None:
+                event(f"rebuild: {self.rollup.rebuild(day_of(made.created_at, self.zone), ACCOUNT).result}")
 
     def rebuild_stale(self) -> None:
         for rebuilt in self.rollup.rebuild_stale():
