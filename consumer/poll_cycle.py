@@ -112,8 +112,9 @@ def _of_topic(
 ) -> Batch:
     decoded = handler.decode([m.value() for m in messages], now_us)
     numbers = np.array([m.partition() for m in messages], np.int32)
-    partitions, place = np.unique(numbers, return_inverse=True)
-    names = [Partition(topic, number) for number in partitions.tolist()]
+    present = np.bincount(numbers) > 0
+    place = (np.cumsum(present) - 1)[numbers]
+    names = [Partition(topic, number) for number in np.flatnonzero(present).tolist()]
     first, last = _ends(place, len(names))
     counts = _Counts(place, len(names))
     reject_places = counts.of(np.array([r.index for r in decoded.rejects], np.int64))
