@@ -4,14 +4,13 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import date, timedelta
-from importlib import resources
 
 import psycopg
 import pytest
 
 from consumer.rollup.rebuild import Result
 from consumer.rollup.store import account_zones
-from tests.fixtures.rollup import NOON, SETTLE, TODAY, Connection, Day, Rollup, make_event
+from tests.fixtures.rollup import NOON, SETTLE, TODAY, Day, Rollup, make_event
 
 DAY = timedelta(days=1)
 VERSION = "SELECT settings_version FROM rollup_control"
@@ -30,11 +29,6 @@ def finish(rollup: Rollup) -> None:
 
 
 # -- names
-
-
-def test_the_database_knows_the_zones_of_the_pinned_package(conn: Connection) -> None:
-    stored = [name for (name,) in conn.execute("SELECT name FROM iana_timezones ORDER BY name")]
-    assert stored == sorted(resources.files("tzdata").joinpath("zones").read_text().split())
 
 
 @pytest.mark.parametrize(
