@@ -45,7 +45,8 @@ def main() -> int:
     if not size.isdigit() or not 1000 <= int(size) <= 5_000_000:
         screen.bad(f"SIZE={size}: it must be a number of events from 1000 to 5000000")
         return 2
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell ignores it for what it starts with "&"
+        signal.signal(number, _interrupt)
     try:
         return 0 if _play(screen, int(size), keep=os.environ.get("KEEP", "") not in ("", "0")) else 1
     except KeyboardInterrupt:
