@@ -10,6 +10,7 @@ import psycopg
 from consumer import database
 from consumer.rollup.rebuild import Rebuilder, Rebuilt
 from consumer.rollup.registry import REGISTRY
+from consumer.rollup.schema import check_schema
 from consumer.rollup.statements import STATEMENTS
 from consumer.settings import DatabaseSettings
 
@@ -33,12 +34,14 @@ class Runner:
 
         Raises:
             RebuildError: the day cannot be rebuilt as things are.
+            SchemaError: migrations are missing, or newer than this program.
             psycopg.Error: the database stayed away, or refused.
         """
         return self._try(lambda: self._ready().rebuild(account_id, day, time.time_ns() // 1000, force=force))
 
     def stale_days(self) -> list[Day]:
-        """Stale days that can be rebuilt now, those waiting longest first."""
+        """Stale days that can be rebuilt now, those waiting longest first. Raises SchemaError."""
+        self._try(self._ready)
         rows = self._try(lambda: self._connected().execute(STATEMENTS["days_to_rebuild"]).fetchall())
         return [(account, day) for account, day in rows]
 
@@ -67,6 +70,7 @@ class Runner:
     def _ready(self) -> Rebuilder:
         conn = self._connected()
         if self._rebuilder is None:
+            check_schema(conn)
             self._rebuilder = Rebuilder(conn, REGISTRY, self._settings.open_days)
         return self._rebuilder
 

@@ -160,13 +160,15 @@ class Service:
             if self._source.pending:
                 self._start_pending()
             self._report(turn)
-            if self._writer.conflicted or not self._writer.wait_for_room(0 if blocked_since else 0.1):
+            # While paused, `read` does the waiting.
+            if self._writer.conflicted or not self._writer.wait_for_room(0 if self._source.paused else 0.1):
                 blocked_since = blocked_since or turn
                 if self._writer.database_away or turn - blocked_since > PAUSE_AFTER:
                     self._pause()
                     self._source.read(1, 0.1, 0)  # serves the group; fetches nothing
                     observe("paused", time.monotonic() - turn)
-                    self._metrics.paused_seconds.labels("database").inc(time.monotonic() - turn)
+                    reason = "database" if self._writer.database_away else "backpressure"
+                    self._metrics.paused_seconds.labels(reason).inc(time.monotonic() - turn)
                 else:
                     observe("backpressure", time.monotonic() - turn)
                 continue
