@@ -1,250 +1,91 @@
-"""Plain JSON rows: the value of a message is the raw event as an object. (Why so: docs/decisions/0003-decoder.md.)
+"""Plain JSON rows: the value of a message is the raw event as an object.
 
-`JsonEvents` accepts exactly what a raw row can be. A message is checked in this order, and the first fault is
-its reject:
-
-    class       what is wrong
-    size        more than `MAX_BYTES`
-    encoding    not UTF-8, be it in a field that nobody reads
-    syntax      not one JSON text (RFC 8259: no NaN, no Infinity, no byte order mark, no half surrogate pair)
-    nesting     deeper than Python's recursion limit
-    type        not an object
-    missing, type, range   the first field of `_fields` that is absent, of another JSON type, or too large
-    text        NUL, which PostgreSQL text cannot hold, in `name` or `created_at`
-    timestamp   `created_at` names no instant, or one before 2000 or more than a day ahead
-
-Of a key given twice the last value counts, whatever the earlier one was. Fields that are not in `_fields` are
-not looked at, beyond their syntax.
+What such a message may be, and what is wrong with one that is no event, is told in `json_strict`. Most messages are
+good: `json_fast` reads many of them at once, and what it does not vouch for goes through `json_strict`. So the result
+is that of `json_strict` alone, whatever the bytes; a property test holds that it is.
 """
 
-import json
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import compress
-from operator import attrgetter
-from typing import Annotated, Any
+from collections.abc import Iterator, Sequence
 
-import msgspec
 import numpy as np
 
 from consumer.handlers import Decoded
-from consumer.handlers.timestamps import (
-    EARLIEST_US,
-    MAX_AHEAD_US,
-    TimestampError,
-    parse_timestamp,
-    parse_timestamps,
-)
-from consumer.rollup.batch import NULL, Events, Int64Array, Reject
+from consumer.handlers.json_fast import FastJson, Read
+from consumer.handlers.json_strict import StrictJson
+from consumer.rollup.batch import Events, Int64Array, Reject
 from consumer.rollup.registry import REGISTRY, Registry
 
-MAX_BYTES = 1 << 20
-"""Longest message that is looked at, in bytes: Kafka's own default for what a broker accepts. A row has 400."""
-MAX_SECONDS = 1e9
-"""Largest duration either way, in seconds (32 years): its microseconds are exact in a double and sum in 64 bits."""
-
-_UNKNOWN = -1
-_SLICE = 250
-"""Messages decoded in one go. When one of them is unfit, they are all decoded again, each on its own."""
-_NULL = int(NULL)
-_FOUND_CHARACTERS = 60
-_FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """What a field may be: its type for the decoder, and the words for people."""
-
-    type: Any
-    expected: str
-    number: re.Pattern[bytes] | None = None
-    """A JSON number of the right sort: one that is not accepted is out of range, and not of another type."""
-
-
-_INTEGER = re.compile(rb"-?\d+")
-_NUMBER = re.compile(rb"-?\d.*")
-_INT64 = _Kind(Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)], "a 64-bit integer", _INTEGER)
-_INT32 = _Kind(Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)], "a 32-bit integer", _INTEGER)
-_SECONDS = _Kind(
-    Annotated[float, msgspec.Meta(ge=-MAX_SECONDS, le=MAX_SECONDS)], "a number of seconds within ±1e9", _NUMBER
-)
-_TEXT = _Kind(str, "text")
-
-
-class _Invalid(Exception):  # noqa: N818 - its reader is a table of dead letters
-    """A message that is no event: the error class and reason of its reject."""
-
-    def __init__(self, error_class: str, reason: str) -> None:
-        self.error_class = error_class
-        self.reason = reason
-        super().__init__(reason)
+FEWEST = 200
+"""Messages from which on the fast path pays: a call of polars costs as much as 150 messages decoded one by one."""
+_SLICE = 500
+"""Messages tried together once one among many was refused: the strict decoder gets those of a slice, not all."""
 
 
 class JsonEvents:
-    """The handler `json`: an implementation of `Handler` without state between calls."""
+    """The handler `json`: an implementation of `Handler` without state between calls.
 
-    def __init__(self, registry: Registry = REGISTRY) -> None:
-        self._code = registry.event_code
-        self._id_columns = registry.id_columns
-        required = {"id": _INT64, "name": _TEXT, "account_id": _INT32, "created_at": _TEXT}
-        optional = dict.fromkeys(registry.id_columns, _INT32)
-        optional |= {"value": _SECONDS, "value_in_business_hours": _SECONDS}
-        self._fields = [(name, kind, True) for name, kind in required.items()]
-        self._fields += [(name, kind, False) for name, kind in optional.items()]
-        # gc=False: rows hold no references that could form a cycle, and 20,000 of them would wake the collector.
-        row = msgspec.defstruct(
-            "Row",
-            [(name, kind.type) if must else (name, kind.type | None, None) for name, kind, must in self._fields],
-            gc=False,
-        )
-        self._decode_row = msgspec.json.Decoder(row).decode
-        raw = msgspec.defstruct(
-            "RawRow", [(name, msgspec.Raw, msgspec.Raw()) for name, _, _ in self._fields], omit_defaults=True
-        )
-        self._check_syntax = msgspec.json.Decoder(msgspec.Raw).decode
-        self._decode_raw = msgspec.json.Decoder(raw).decode
-        self._decode_field = {
-            name: msgspec.json.Decoder(kind.type if must else kind.type | None).decode
-            for name, kind, must in self._fields
-        }
+    `fewest` and `slice_size` are for tests, which take both paths at any size.
+    """
+
+    def __init__(self, registry: Registry = REGISTRY, *, fewest: int = FEWEST, slice_size: int = _SLICE) -> None:
+        self._strict = StrictJson(registry)
+        self._fast = FastJson(registry)
+        self._fewest = fewest
+        self._slice_size = slice_size
 
     def decode(self, values: Sequence[bytes | None], now_us: int) -> Decoded:
-        """Decode and validate `values`; see `Handler.decode` and the table above."""
-        rows, index, rejects, tombstones = self._rows(values)
-        created_us, ok = parse_timestamps([row.created_at for row in rows])
-        ok &= (created_us >= EARLIEST_US) & (created_us <= now_us + MAX_AHEAD_US)
-        code = self._code.get
-        name = np.array([code(row.name, _UNKNOWN) for row in rows], np.int8)
-        keep = name != _UNKNOWN
-        unknown = np.flatnonzero(~keep)
-        ok[unknown] &= np.array(["\0" not in rows[i].name for i in unknown.tolist()], np.bool_)
-        for i in np.flatnonzero(~ok).tolist():
-            fault = _text_fault(rows[i])
-            rejects.append(Reject(int(index[i]), fault.error_class, fault.reason))
-        rejects.sort(key=lambda reject: reject.index)
-        skipped = {"tombstone": np.array(tombstones, np.int64), "unknown_event": index[ok & ~keep]}
-        keep &= ok
-        if not keep.all():
-            rows = list(compress(rows, keep.tolist()))
-            index, name, created_us = index[keep], name[keep], created_us[keep]
-        events = Events(
-            id=np.array([row.id for row in rows], np.int64),
-            account_id=np.array([row.account_id for row in rows], np.int64),
-            name=name,
-            created_us=created_us,
-            value_us=_microseconds([row.value or 0.0 for row in rows]),
-            business_us=_microseconds([row.value_in_business_hours or 0.0 for row in rows]),
-            ids={column: _id_column(rows, column) for column in self._id_columns},
-            source=np.zeros(len(rows), np.int16),
-        )
-        return Decoded(events, index, rejects, {why: which for why, which in skipped.items() if len(which)})
+        """Decode and validate `values`; see `Handler.decode`."""
+        if len(values) < self._fewest:
+            return self._strict.decode(values, now_us)
+        reads: list[tuple[int, Read]] = []
+        strictly: list[Int64Array] = []
+        for start, stop, read in self._reads(values, now_us):
+            if read is None:
+                strictly.append(np.arange(start, stop))
+            else:
+                reads.append((start, read))
+                strictly.append(read.doubtful + start)
+        rest = np.concatenate(strictly)
+        strict = self._strict.decode([values[i] for i in rest.tolist()], now_us)
+        return _together(reads, strict, rest)
 
-    def _rows(self, values: Sequence[Any]) -> tuple[list[Any], Int64Array, list[Reject], list[int]]:
-        """The rows of `values` and their positions, the rejects, and the positions of tombstones."""
-        decode = self._decode_row
-        rows: list[Any] = []
-        rejects: list[Reject] = []
-        tombstones: list[int] = []
-        for start in range(0, len(values), _SLICE):
-            part = values[start : start + _SLICE]
-            try:
-                # The short way of nearly every message. ASCII is UTF-8 without a further look.
-                good = [
-                    decode(value)
-                    for value in part
-                    if len(value) <= MAX_BYTES and (value.isascii() or str(value, "utf-8"))
-                ]
-                if len(good) == len(part):
-                    rows += good
-                    continue
-            except (*_FAULTS, TypeError):  # TypeError: a tombstone is None
-                pass
-            for i, value in enumerate(part, start):
-                if value is None:
-                    tombstones.append(i)
-                    continue
-                try:
-                    rows.append(self._row(value))
-                except _Invalid as fault:
-                    rejects.append(Reject(i, fault.error_class, fault.reason))
-        others = [reject.index for reject in rejects] + tombstones
-        return rows, np.delete(np.arange(len(values)), others), rejects, tombstones
-
-    def _row(self, value: bytes) -> Any:
-        """The row of one message; raises _Invalid."""
-        if len(value) > MAX_BYTES:
-            raise _Invalid("size", f"the message has {len(value)} bytes, more than {MAX_BYTES}")
-        try:
-            if not value.isascii():
-                value.decode()
-            try:
-                return self._decode_row(value)
-            except msgspec.ValidationError:
-                self._check_syntax(value)  # up to its end: the decoder stopped at the first unfit field
-                return self._row_of_last_values(value)
-        except UnicodeDecodeError as error:
-            raise _Invalid("encoding", f"the message is not UTF-8: {error.reason} (byte {error.start})") from None
-        except RecursionError:
-            raise _Invalid("nesting", "the message is nested too deeply") from None
-        except msgspec.DecodeError as error:
-            raise _Invalid("syntax", str(error) if value else "the message is empty") from None
-
-    def _row_of_last_values(self, value: bytes) -> Any:
-        """The row of a message of good syntax with an unfit field: unfit is only the last value of a key."""
-        try:
-            raw = self._decode_raw(value)
-        except msgspec.ValidationError:
-            raise _Invalid("type", f"expected an object, found {_found(value)}") from None
-        for name, kind, must in self._fields:
-            text = bytes(getattr(raw, name))
-            if not text and must:
-                raise _Invalid("missing", f"{name}: missing")
-            try:
-                if text:
-                    self._decode_field[name](text)
-            except msgspec.ValidationError:
-                expected = kind.expected if must else f"{kind.expected} or null"
-                error_class = "range" if kind.number and kind.number.fullmatch(text) else "type"
-                raise _Invalid(error_class, f"{name}: expected {expected}, found {_found(text)}") from None
-        return self._decode_row(msgspec.json.encode(raw))
+    def _reads(self, values: Sequence[bytes | None], now_us: int) -> Iterator[tuple[int, int, Read | None]]:
+        """Ranges of `values` that tile it, and what the fast path read in each; None for nothing."""
+        read = self._fast.read(values, now_us)
+        if read is not None:
+            yield 0, len(values), read
+            return
+        for start in range(0, len(values), self._slice_size):
+            part = values[start : start + self._slice_size]
+            yield start, start + len(part), self._fast.read(part, now_us) if len(part) < len(values) else None
 
 
-def _id_column(rows: Sequence[Any], column: str) -> Int64Array:
-    ids = map(attrgetter(column), rows)
-    return np.array([_NULL if x is None else x for x in ids], np.int64)
+def _together(reads: Sequence[tuple[int, Read]], strict: Decoded, rest: Int64Array) -> Decoded:
+    """What both paths found, in message order. `rest` is where the messages of `strict` stood."""
+    rejects = [Reject(int(rest[r.index]), r.error_class, r.reason) for r in strict.rejects]
+    skipped = {why: rest[where] for why, where in strict.skipped.items()}
+    unknown = [start + read.unknown for start, read in reads if len(read.unknown)]
+    if unknown:
+        unknown.append(skipped.get("unknown_event", np.zeros(0, np.int64)))
+        skipped["unknown_event"] = np.sort(np.concatenate(unknown))
+    index = [start + read.index for start, read in reads] + [rest[strict.index]]
+    events = [read.events for _, read in reads] + [strict.events]
+    if len(reads) == 1 and not len(strict.events):
+        return Decoded(events[0], index[0], rejects, skipped)
+    position = np.concatenate(index)
+    order = np.argsort(position, kind="stable")
+    return Decoded(_merged(events, order), position[order], rejects, skipped)
 
 
-def _microseconds(seconds: list[float]) -> Int64Array:
-    """Seconds as integer microseconds: round half to even of `seconds * 1e6` in IEEE doubles, as PostgreSQL's
-    `round(value * 1e6)::bigint` in a rebuild."""
-    return np.rint(np.array(seconds, np.float64) * 1e6).astype(np.int64)
-
-
-def _text_fault(row: Any) -> _Invalid:
-    """Why a row whose texts did not pass is no event."""
-    for name, text in (("name", row.name), ("created_at", row.created_at)):
-        if "\0" in text:
-            return _Invalid("text", f"{name}: holds a NUL character, found {_quoted(text)}")
-    try:
-        early = parse_timestamp(row.created_at) < EARLIEST_US
-    except TimestampError as error:
-        return _Invalid("timestamp", f"created_at: {_quoted(row.created_at)} {error}")
-    fault = "lies before 2000" if early else "lies more than a day ahead"
-    return _Invalid("timestamp", f"created_at: {_bounded(row.created_at)} {fault}")
-
-
-def _found(text: bytes) -> str:
-    """The JSON value `text` as a reason may show it: never the inside of an object or array."""
-    text = text.strip()
-    if text[:1] in (b"{", b"["):
-        return "an object" if text[:1] == b"{" else "an array"
-    return _bounded(text[: 4 * _FOUND_CHARACTERS + 4].decode(errors="ignore"))
-
-
-def _quoted(text: str) -> str:
-    return _bounded(json.dumps(text[: _FOUND_CHARACTERS + 1]))
-
-
-def _bounded(text: str) -> str:
-    return text if len(text) <= _FOUND_CHARACTERS else text[: _FOUND_CHARACTERS - 3] + "..."
+def _merged(parts: Sequence[Events], order: Int64Array) -> Events:
+    """The events of all parts, those at `order` of them one after the other."""
+    return Events(
+        np.concatenate([e.id for e in parts])[order],
+        np.concatenate([e.account_id for e in parts])[order],
+        np.concatenate([e.name for e in parts])[order],
+        np.concatenate([e.created_us for e in parts])[order],
+        np.concatenate([e.value_us for e in parts])[order],
+        np.concatenate([e.business_us for e in parts])[order],
+        {column: np.concatenate([e.ids[column] for e in parts])[order] for column in parts[0].ids},
+        np.concatenate([e.source for e in parts])[order],
+    )

@@ -1,8 +1,8 @@
 """RFC 3339 date-times as microseconds since 1970-01-01T00:00:00Z: one strict parser, and a fast one that agrees.
 
-`parse_timestamp` is the rule. `parse_timestamps` reads the usual spellings of a whole column as a matrix of bytes
-and leaves every other text, and every text that breaks a rule, to `parse_timestamp`: it never rejects by itself.
-A property test holds the two together.
+`parse_timestamp` is the rule. `read_usual` reads the usual spellings of a whole column as a matrix of bytes; it never
+rejects by itself. `parse_timestamps` is both: every text that `read_usual` leaves goes to `parse_timestamp`. A property
+test holds the two together.
 
 The rule: `YYYY-MM-DD`, then `T`, `t` or a space, then `hh:mm:ss`, then optionally `.` and any number of digits,
 then `Z`, `z` or `±hh:mm`. Digits beyond the microsecond are cut off, not rounded. Second 60 is rejected: neither
@@ -67,22 +67,29 @@ def parse_timestamps(texts: Sequence[str]) -> tuple[Int64Array, BoolArray]:
     (bool[n]). Where it names none the instant is 0, and `parse_timestamp` says why."""
     # Anything but ASCII becomes one "?" a character: lengths stay, and no shape below accepts it.
     flat = np.frombuffer("".join(texts).encode("ascii", "replace"), np.uint8)
-    n, lengths = len(texts), set(map(len, texts))
-    if len(lengths) == 1:
-        us, ok = _read_matrix(flat.reshape(n, lengths.pop()))
-    else:
-        us, ok = np.zeros(n, np.int64), np.zeros(n, np.bool_)
-        length_of = np.array([len(text) for text in texts], np.int64)
-        start_of = np.cumsum(length_of) - length_of
-        for length in lengths & _SHAPES.keys():
-            rows = np.flatnonzero(length_of == length)
-            us[rows], ok[rows] = _read_matrix(flat[start_of[rows, None] + np.arange(length)])
+    us, ok = read_usual(flat, np.array([len(text) for text in texts], np.int64))
     for i in np.flatnonzero(~ok).tolist():
         try:
             us[i] = parse_timestamp(texts[i])
             ok[i] = True
         except TimestampError:
             us[i] = 0
+    return us, ok
+
+
+def read_usual(flat: npt.NDArray[np.uint8], lengths: Int64Array) -> tuple[Int64Array, BoolArray]:
+    """For n texts the instant that each names (int64[n], microseconds since the epoch), and which could be read
+    (bool[n]); the instants of others mean nothing. `flat` is all their bytes one after the other, `lengths` how many
+    each has."""
+    n = len(lengths)
+    if n and (lengths == lengths[0]).all():
+        return _read_matrix(flat.reshape(n, int(lengths[0])))
+    us, ok = np.zeros(n, np.int64), np.zeros(n, np.bool_)
+    start_of = np.cumsum(lengths) - lengths
+    for length in _SHAPES:
+        rows = np.flatnonzero(lengths == length)
+        if len(rows):
+            us[rows], ok[rows] = _read_matrix(flat[start_of[rows, None] + np.arange(length)])
     return us, ok
 
 
@@ -98,10 +105,10 @@ class _Shape:
     @classmethod
     def of(cls, digits: int, has_offset: bool) -> "_Shape":
         point = "." if digits else ""
-        low = f"2000-00-00T00:00:00{point}{'0' * digits}{'+00:00' if has_offset else 'Z'}".encode()
-        high = f"2099-19-39T29:59:59{point}{'9' * digits}{'-29:59' if has_offset else 'Z'}".encode()
+        low = f"2000-00-00 00:00:00{point}{'0' * digits}{'+00:00' if has_offset else 'Z'}".encode()
+        high = f"2099-19-39t29:59:59{point}{'9' * digits}{'-29:59' if has_offset else 'Z'}".encode()
         lows, highs = np.frombuffer(low, np.uint8), np.frombuffer(high, np.uint8)
-        return cls(lows[:, None], (highs - lows)[:, None], slice(20, 20 + digits), has_offset)
+        return cls(lows[:, None], (highs - lows)[:, None], slice(20, 20 + min(digits, 6)), has_offset)
 
     def read(self, matrix: npt.NDArray[np.uint8]) -> tuple[Int64Array, BoolArray]:
         """Instants of the rows of `matrix`, and which rows are of this shape and name an instant."""
@@ -109,6 +116,8 @@ class _Shape:
         # round to a number far above any span.
         digit = np.subtract(matrix.T, self.low, order="C")
         ok: BoolArray = np.all(digit <= self.span, axis=0)
+        between = digit[10]
+        ok &= (between == _UPPER_T) | (between == _SPACE) | (between == _LOWER_T)
         month = digit[5] * 10 + digit[6] - 1
         day = digit[8] * 10 + digit[9] - 1
         hour = digit[11] * 10 + digit[12]
@@ -133,10 +142,12 @@ _MONTHS = [(2000 + i // 12, i % 12 + 1) for i in range(1200)]
 _FIRST_DAY = np.array([date(y, m, 1).toordinal() - _EPOCH_DAY for y, m in _MONTHS], np.int64)
 _DAYS_IN_MONTH = np.array([calendar.monthrange(y, m)[1] for y, m in _MONTHS], np.uint8)
 
+_SPACE, _UPPER_T, _LOWER_T = (ord(character) - ord(" ") for character in " Tt")
+
 _SHAPES: dict[int, list[_Shape]] = {}
-"""The usual spellings by length, the likelier first: 0 to 6 digits of a second, Z or an offset, years 2000 to 2099."""
+"""The usual spellings by length, the likelier first: 0 to 9 digits of a second, Z or an offset, years 2000 to 2099."""
 for _has_offset in (False, True):
-    for _digits in range(7):
+    for _digits in range(10):
         _shape = _Shape.of(_digits, _has_offset)
         _SHAPES.setdefault(len(_shape.low), []).append(_shape)
 

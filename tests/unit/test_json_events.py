@@ -9,13 +9,16 @@ import pytest
 
 from consumer.errors import ConfigurationError
 from consumer.handlers import Decoded, handler_for
-from consumer.handlers.json_events import MAX_BYTES, JsonEvents
+from consumer.handlers.json_events import JsonEvents
+from consumer.handlers.json_strict import MAX_BYTES, StrictJson
 from consumer.handlers.timestamps import TimestampError, parse_timestamp, parse_timestamps
 from consumer.rollup.batch import NULL
 from consumer.rollup.registry import REGISTRY, Dimension, Kind, Metric, Registry
+from tests.decoded import plain
 
 NOW_US = 1_770_811_200_000_000  # 2026-02-11T12:00:00Z
-HANDLER = JsonEvents()
+STRICT = StrictJson()
+QUICK = JsonEvents(fewest=0, slice_size=2)
 
 GOOD: Mapping[str, str] = {
     "id": "7001",
@@ -37,7 +40,10 @@ def message(without: str = "", more: str = "", **tokens: str) -> bytes:
 
 
 def decode(*values: bytes | None) -> Decoded:
-    return HANDLER.decode(values, NOW_US)
+    """What becomes of `values`, whichever way they are decoded."""
+    decoded = STRICT.decode(values, NOW_US)
+    assert plain(QUICK.decode(values, NOW_US)) == plain(decoded)
+    return decoded
 
 
 def rejected(value: bytes) -> tuple[str, str]:
@@ -142,11 +148,15 @@ def test_other_fields_are_ignored(more: str) -> None:
     assert accepted(message(more=more)) == accepted(message())
 
 
-def test_of_a_key_given_twice_the_last_value_counts() -> None:
-    assert accepted(message(more=',"id":8'))["id"] == 8
-    assert accepted(message(id='"not a number"', more=',"\\u0069d":9'))["id"] == 9
-    assert accepted(message(value="3", more=',"value":null'))["value_us"] == 0
-    assert rejected(message(more=',"id":"x"')) == ("type", 'id: expected a 64-bit integer, found "x"')
+def test_of_a_key_given_twice_the_first_value_counts() -> None:
+    assert accepted(message(more=',"id":8'))["id"] == 7001
+    assert accepted(message(more=', "id" :8'))["id"] == 7001
+    assert accepted(message(more=',"\\u0069d":8'))["id"] == 7001
+    assert accepted(message(more=',"id":"not a number"'))["id"] == 7001
+    assert accepted(message(value="null", more=',"value":3'))["value_us"] == 0
+    assert accepted(message(more=',"note":{"id":8,"id":9}'))["id"] == 7001
+    assert rejected(message(id='"x"', more=',"id":8')) == ("type", 'id: expected a 64-bit integer, found "x"')
+    assert rejected(b'{"\\u0069d":null,' + message()[1:])[1] == "id: expected a 64-bit integer, found null"
 
 
 def test_white_space_around_the_object_is_fine() -> None:

@@ -1,0 +1,169 @@
+"""A quick reading of plain JSON events: many messages at once by polars, on all cores and without Python's lock.
+
+It never rejects. What it reads is what `StrictJson` would read; whatever it cannot vouch for it names as doubtful, for
+`StrictJson` to judge. polars accepts less than `StrictJson` in some places, which costs time only, and more in others.
+Those are shut out here, and a property test holds that both agree about any bytes:
+
+    what polars does                                    what keeps it out
+    skips lines of white space; a newline may be        no message is blank, and there are as many rows as messages
+        inside a message
+    takes a first line that begins like a compressed    the text begins with a newline
+        file or a byte order mark for one
+    takes half a surrogate pair                         no message with `\\ud` is shown to it
+    nests deeper than StrictJson                        no message with more than `_BRACKETS` is
+    reads messages of any size                          no message longer than `MAX_BYTES` is
+    makes texts of numbers, objects, true               `name` begins with a letter, `created_at` is a date-time
+    reads an absent field and null alike                null in a required field is doubtful
+    has no bounds on durations                          looked at here
+
+Of a key given twice both take the first value: polars looks a key up in a list, or in a hash table that was made
+large enough and from which nothing is removed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from polars.exceptions import PanicException, PolarsError
+
+from consumer.handlers.json_strict import MAX_BYTES, MAX_SECONDS, microseconds
+from consumer.handlers.timestamps import EARLIEST_US, MAX_AHEAD_US, read_usual
+from consumer.rollup.batch import NULL, BoolArray, Events, Int64Array
+from consumer.rollup.registry import Registry
+
+_LONG = 1_000
+"""Bytes of a message from which on its brackets are counted. A shorter one nests 500 deep at most."""
+_BRACKETS = 500
+"""Opening brackets that both decoders can nest: Python's recursion limit is 1,000, less the depth of the caller."""
+_WORD = r"^[A-Za-z_][A-Za-z0-9_.:/-]*$"
+"""A text that polars cannot have made of another value, if it is none of `_LITERALS`."""
+_LITERALS = ["true", "false", "null"]
+_UNKNOWN = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What became of n messages; each is in exactly one of the three. All positions rise.
+
+    Attributes:
+        events: valid events that feed a metric, as in `Decoded`.
+        index: int64[len(events)], their positions.
+        unknown: int64 positions of good messages whose event feeds no metric.
+        doubtful: int64 positions of all others.
+    """
+
+    events: Events
+    index: Int64Array
+    unknown: Int64Array
+    doubtful: Int64Array
+
+
+class FastJson:
+    """Reads many messages at once; no state between calls."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._id_columns = registry.id_columns
+        self._schema = {
+            "id": pl.Int64(),
+            "name": pl.String(),
+            "account_id": pl.Int32(),
+            "created_at": pl.String(),
+            **dict.fromkeys(registry.id_columns, pl.Int32()),
+            "value": pl.Float64(),
+            "value_in_business_hours": pl.Float64(),
+        }
+        words = pl.Series(registry.event_names, dtype=pl.String)
+        self._words = pl.Enum(words.filter(_is_word(words)))
+        codes = [registry.event_code[word] for word in self._words.categories]
+        self._code_of = np.array([*codes, _UNKNOWN], np.int8)
+
+    def read(self, values: Sequence[bytes | None], now_us: int) -> Read | None:
+        """Read `values`, one message each; None when nothing is known of any: one of them made polars give up.
+
+        `now_us` as in `Handler.decode`. Blocks other Python threads for a fraction of the time it takes.
+        """
+        lines, shown = _lines(values)
+        if not lines:
+            return self._sorted_out(pl.DataFrame(schema=self._schema), shown, len(values), now_us)
+        try:
+            frame = pl.read_ndjson(lines, schema=self._schema)
+        except (PolarsError, PanicException):
+            return None
+        if frame.height != (len(values) if shown is None else len(shown)):
+            return None
+        return self._sorted_out(frame, shown, len(values), now_us)
+
+    def _sorted_out(self, frame: pl.DataFrame, shown: Int64Array | None, n: int, now_us: int) -> Read:
+        ok = np.ones(frame.height, np.bool_)
+        for column in ("id", "account_id"):
+            if frame[column].null_count():
+                ok &= frame[column].is_not_null().to_numpy()
+        created_us, readable = _instants(frame["created_at"])
+        ok &= readable & (created_us >= EARLIEST_US) & (created_us <= now_us + MAX_AHEAD_US)
+        value, business = (frame[c].fill_null(0.0).to_numpy() for c in ("value", "value_in_business_hours"))
+        ok &= (np.abs(value) <= MAX_SECONDS) & (np.abs(business) <= MAX_SECONDS)
+        name = self._codes(frame["name"])
+        unknown = np.flatnonzero(ok & (name == _UNKNOWN))
+        ok[unknown] = False
+        if len(unknown):
+            unknown = unknown[_is_word(frame["name"].gather(unknown)).to_numpy()]
+        keep: BoolArray | slice = slice(None) if ok.all() else ok
+        events = Events(
+            id=frame["id"].fill_null(0).to_numpy()[keep],
+            account_id=frame["account_id"].fill_null(0).to_numpy()[keep].astype(np.int64),
+            name=name[keep],
+            created_us=created_us[keep],
+            value_us=microseconds(value[keep]),
+            business_us=microseconds(business[keep]),
+            ids={c: frame[c].cast(pl.Int64).fill_null(int(NULL)).to_numpy()[keep] for c in self._id_columns},
+            source=np.zeros(np.count_nonzero(ok), np.int16),
+        )
+        index = np.flatnonzero(ok)
+        if shown is not None:
+            index, unknown = shown[index], shown[unknown]
+        doubtful = np.delete(np.arange(n), np.concatenate([index, unknown]))
+        return Read(events, index, unknown, doubtful)
+
+    def _codes(self, names: pl.Series) -> npt.NDArray[np.int8]:
+        """The codes of events, `_UNKNOWN` for what is none."""
+        place = names.cast(self._words, strict=False).to_physical().cast(pl.Int64).fill_null(_UNKNOWN)
+        codes: npt.NDArray[np.int8] = self._code_of[place.to_numpy()]
+        return codes
+
+
+def _lines(values: Sequence[bytes | None]) -> tuple[bytes, Int64Array | None]:
+    """The messages that polars may see, each after a newline, and their positions; None stands for all."""
+    if all(values):
+        messages = cast(Sequence[bytes], values)
+        if not any(map(bytes.isspace, messages)) and max(map(len, messages), default=0) <= _LONG:
+            lines = b"\n".join((b"", *messages))
+            if not (b"\\" in lines and _has_half_pairs(lines)):
+                return lines, None
+    shown = [(i, value) for i, value in enumerate(values) if value and _may_be_shown(value)]
+    return b"\n".join((b"", *(value for _, value in shown))), np.array([i for i, _ in shown], np.int64)
+
+
+def _may_be_shown(value: bytes) -> bool:
+    if value.isspace() or _has_half_pairs(value):
+        return False
+    return len(value) <= _LONG or (len(value) <= MAX_BYTES and value.count(b"{") + value.count(b"[") <= _BRACKETS)
+
+
+def _has_half_pairs(text: bytes) -> bool:
+    """Whether there may be surrogates, in pairs or not."""
+    return b"\\ud" in text or b"\\uD" in text
+
+
+def _is_word(names: pl.Series) -> pl.Series:
+    """Which of `names` are texts in the JSON for certain, and hold no NUL."""
+    return (names.str.contains(_WORD) & ~names.is_in(_LITERALS)).fill_null(False)
+
+
+def _instants(created: pl.Series) -> tuple[Int64Array, BoolArray]:
+    """Microseconds since the epoch, and which rows have them."""
+    texts = created.fill_null("")
+    flat = np.frombuffer(texts.str.join("").item().encode() if len(texts) else b"", np.uint8)
+    return read_usual(flat, texts.str.len_bytes().to_numpy().astype(np.int64))
