@@ -43,7 +43,7 @@ def test_every_variable_is_read_under_its_name() -> None:
         "LOG_LEVEL": "debug",
         "LOG_FORMAT": "console",
         "KAFKA_BOOTSTRAP_SERVERS": "a:1,[::1]:2",
-        "KAFKA_TOPICS": "cdc:debezium",
+        "KAFKA_TOPICS": "cdc:json",
         "KAFKA_GROUP_ID": "g",
         "ON_OFFSET_GAP": "reset",
         "BATCH_MAX_EVENTS": "7",
@@ -98,7 +98,7 @@ def test_settings_are_frozen_and_know_no_other_names() -> None:
             "KAFKA_GROUP_ID is wrong: it is empty, too long or has spaces; found ''; "
             "allowed: 1 to 255 visible ASCII characters without spaces",
         ),
-        ("KAFKA_TOPICS", "a,b:json,a:debezium", "KAFKA_TOPICS is wrong: topic 'a' is named twice; found"),
+        ("KAFKA_TOPICS", "a,b:json,a:json", "KAFKA_TOPICS is wrong: topic 'a' is named twice; found"),
         ("KAFKA_TOPICS", "a:xml", "KAFKA_TOPICS is wrong: there is no handler 'xml'; found"),
         ("KAFKA_TOPICS", "a:", "KAFKA_TOPICS is wrong: there is no handler ''; found"),
         ("KAFKA_TOPICS", "^all.*", "KAFKA_TOPICS is wrong: '^all.*' cannot be the name of a topic; found"),
@@ -129,8 +129,8 @@ def test_a_wrong_database_url_is_refused_without_showing_it(url: str) -> None:
 
 
 def test_topics_pick_their_handlers() -> None:
-    s = Settings.load({"KAFKA_TOPICS": "events, app.cdc:debezium,settings_1:account_settings"})
-    assert s.kafka_topics == (("events", "json"), ("app.cdc", "debezium"), ("settings_1", "account_settings"))
+    s = Settings.load({"KAFKA_TOPICS": "events, app.cdc:json,events_1"})
+    assert s.kafka_topics == (("events", "json"), ("app.cdc", "json"), ("events_1", "json"))
 
 
 def test_a_small_batch_makes_small_chunks() -> None:
