@@ -18,7 +18,7 @@ from consumer.rollup.registry import REGISTRY, Registry
 FEWEST = 200
 """Messages from which on the fast path pays: a call of polars costs as much as 150 messages decoded one by one."""
 _SLICE = 500
-"""Messages tried together once one among many was refused: the strict decoder gets those of a slice, not all."""
+"""Messages tried together when polars refuses all for one that fits: the strict decoder gets a slice, not all."""
 
 
 class JsonEvents:
@@ -37,38 +37,46 @@ class JsonEvents:
         """Decode and validate `values`; see `Handler.decode`."""
         if len(values) < self._fewest:
             return self._strict.decode(values, now_us)
-        reads: list[tuple[int, Read]] = []
+        reads: list[tuple[Int64Array, Read]] = []
         strictly: list[Int64Array] = []
-        for start, stop, read in self._reads(values, now_us):
+        for where, read in self._reads(values, now_us):
             if read is None:
-                strictly.append(np.arange(start, stop))
+                strictly.append(where)
             else:
-                reads.append((start, read))
-                strictly.append(read.doubtful + start)
-        rest = np.concatenate(strictly)
+                reads.append((where, read))
+                strictly.append(where[read.doubtful])
+        rest = np.sort(np.concatenate(strictly))
         strict = self._strict.decode([values[i] for i in rest.tolist()], now_us)
         return _together(reads, strict, rest)
 
-    def _reads(self, values: Sequence[bytes | None], now_us: int) -> Iterator[tuple[int, int, Read | None]]:
-        """Ranges of `values` that tile it, and what the fast path read in each; None for nothing."""
+    def _reads(self, values: Sequence[bytes | None], now_us: int) -> Iterator[tuple[Int64Array, Read | None]]:
+        """Positions in `values`, all of them once, and what the fast path read there; None for nothing."""
+        everywhere = np.arange(len(values))
         read = self._fast.read(values, now_us)
         if read is not None:
-            yield 0, len(values), read
+            yield everywhere, read
             return
-        for start in range(0, len(values), self._slice_size):
-            part = values[start : start + self._slice_size]
-            yield start, start + len(part), self._fast.read(part, now_us) if len(part) < len(values) else None
+        # One bad message spoils them all. To find the bad ones costs less than to try parts again and again.
+        fits = np.array(list(map(self._strict.fits, values)), np.bool_)
+        yield everywhere[~fits], None
+        good = everywhere[fits]
+        read = None if fits.all() else self._fast.read([values[i] for i in good.tolist()], now_us)
+        if read is not None:
+            yield good, read
+            return
+        for part in np.split(good, range(self._slice_size, len(good), self._slice_size)):
+            yield part, self._fast.read([values[i] for i in part.tolist()], now_us)
 
 
-def _together(reads: Sequence[tuple[int, Read]], strict: Decoded, rest: Int64Array) -> Decoded:
+def _together(reads: Sequence[tuple[Int64Array, Read]], strict: Decoded, rest: Int64Array) -> Decoded:
     """What both paths found, in message order. `rest` is where the messages of `strict` stood."""
     rejects = [Reject(int(rest[r.index]), r.error_class, r.reason) for r in strict.rejects]
     skipped = {why: rest[where] for why, where in strict.skipped.items()}
-    unknown = [start + read.unknown for start, read in reads if len(read.unknown)]
+    unknown = [where[read.unknown] for where, read in reads if len(read.unknown)]
     if unknown:
         unknown.append(skipped.get("unknown_event", np.zeros(0, np.int64)))
         skipped["unknown_event"] = np.sort(np.concatenate(unknown))
-    index = [start + read.index for start, read in reads] + [rest[strict.index]]
+    index = [where[read.index] for where, read in reads] + [rest[strict.index]]
     events = [read.events for _, read in reads] + [strict.events]
     if len(reads) == 1 and not len(strict.events):
         return Decoded(events[0], index[0], rejects, skipped)

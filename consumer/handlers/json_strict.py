@@ -138,6 +138,16 @@ class StrictJson:
         )
         return Decoded(events, index, rejects, {why: which for why, which in skipped.items() if len(which)})
 
+    def fits(self, value: bytes | None) -> bool:
+        """Whether `value` may be an event, at a glance: it is of good syntax, and its fields are of their types."""
+        try:
+            if value is None or not (value.isascii() or str(value, "utf-8")):
+                return False
+            self._decode_row(value)
+        except _FAULTS:
+            return False
+        return True
+
     def _rows(self, values: Sequence[Any]) -> tuple[list[Any], Int64Array, list[Reject], list[int]]:
         """The rows of `values` and their positions, the rejects, and the positions of tombstones."""
         decode = self._decode_row
@@ -196,7 +206,7 @@ class StrictJson:
         otherwise has white space before its colon. Without either, no object has more members than it has `":`.
         """
         together = b"".join(values)
-        if any(odd in together for odd in (b"\\", b" :", b"\t", b"\r", b"\n")):
+        if any(odd in together for odd in (b"\\", b"\t", b"\r", b"\n")) or (b" " in together and b" :" in together):
             return True
         members = self._decode_members
         return any(value.count(b'":') != len(members(value)) for value in values)
