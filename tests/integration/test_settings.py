@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, timedelta
 
 import psycopg
@@ -117,12 +118,15 @@ def test_switched_on_every_day_settles_however_its_row_came(rollup: Rollup, age:
 
 
 def test_a_live_event_of_an_open_day_before_the_switch_leaves_it_stale(rollup: Rollup) -> None:
-    skipped, counted = make_event(1, created_at=NOON - 2 * DAY), make_event(2, created_at=NOON - 2 * DAY)
+    rollup.rules = replace(rollup.rules, open_days=10)
+    day = NOON - 5 * DAY  # nothing of it was known when the account was switched on
+    skipped, counted = make_event(1, created_at=day), make_event(2, created_at=day)
     rollup.raw(skipped, counted)
     rollup.count(skipped)
     rollup.set_timezone(42, "UTC")
+    assert rollup.day(day.date()) is None
     rollup.count(counted)
-    assert rollup.day(TODAY - 2 * DAY) == Day("UTC", closed=False, stale=True, events=1)
+    assert rollup.day(day.date()) == Day("UTC", closed=False, stale=True, events=1)
     finish(rollup)
     assert rollup.table() == rollup.model(skipped, counted)
 
@@ -179,15 +183,19 @@ def test_the_coverage_view_tells_what_a_day_is_worth(rollup: Rollup) -> None:
         ("Etc/GMT+12", "Etc/GMT-14"),
     ],
 )
-@pytest.mark.parametrize("hour", [-60, -49.5, -26, -25.5, -12.5, -12, -2, 0, 9.5, 10, 11.5, 23])
-def test_wherever_its_day_goes_an_event_stays_counted(rollup: Rollup, old: str, new: str, hour: float) -> None:
-    rollup.always_had({42: old})
-    event = make_event(1, created_at=NOON + timedelta(hours=hour))
-    rollup.raw(event)
-    rollup.count(event)
-    rollup.set_timezone(42, new)
+def test_wherever_its_day_goes_an_event_stays_counted(rollup: Rollup, old: str, new: str) -> None:
+    """Each account has one event, at an hour of its own."""
+    hours = [-60, -49.5, -26, -25.5, -12.5, -12, -2, 0, 9.5, 10, 11.5, 23]
+    rollup.always_had(dict.fromkeys(range(len(hours)), old))
+    events = [
+        make_event(account, created_at=NOON + timedelta(hours=hour), account_id=account)
+        for account, hour in enumerate(hours)
+    ]
+    rollup.raw(*events)
+    rollup.count(*events)
+    rollup.conn.execute("UPDATE account_settings SET reporting_timezone = %s", (new,))
     finish(rollup)
-    assert rollup.table() == rollup.model(event)
+    assert rollup.table() == rollup.model(*events)
 
 
 def test_there_and_back_again_is_exact(rollup: Rollup) -> None:
