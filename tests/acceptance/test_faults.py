@@ -38,7 +38,7 @@ from tests.fixtures.services import MakeTopic
 
 Connection = psycopg.Connection[Any]
 
-KILLS = 5
+KILLS = 4
 SMALL = {"BATCH_MAX_EVENTS": 60, "FETCH_MAX_EVENTS": 30}
 """Transactions so small that a few thousand events take seconds."""
 
