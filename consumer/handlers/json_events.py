@@ -15,8 +15,8 @@ from consumer.handlers.json_strict import StrictJson
 from consumer.rollup.batch import Events, Int64Array, Reject
 from consumer.rollup.registry import REGISTRY, Registry
 
-FEWEST = 200
-"""Messages from which on the fast path pays: a call of polars costs as much as 150 messages decoded one by one."""
+FEWEST = 500
+"""Messages from which on the fast path pays: its calls of polars cost as much as some hundred messages one by one."""
 _SLICE = 500
 """Messages tried together when polars refuses all for one that fits: the strict decoder gets a slice, not all."""
 
