@@ -38,6 +38,10 @@ def connect(dsn: str, *, statement_timeout: int, application: str) -> psycopg.Co
         "statement_timeout": milliseconds,
         # A process that is frozen in a transaction must not keep others from the partitions it has lost.
         "idle_in_transaction_session_timeout": milliseconds,
+        # Nor a host that died in one; PostgreSQL waits two hours by default.
+        "tcp_keepalives_idle": 10,
+        "tcp_keepalives_interval": 5,
+        "tcp_keepalives_count": 3,
         # Commits need not wait for the disk: offsets are lost together with the rows, and Kafka still has the events.
         "synchronous_commit": "off",
         "timezone": "UTC",

@@ -88,8 +88,7 @@ CLASSIC_ONLY = (
 )
 """With `group.protocol=consumer` the broker decides these."""
 
-_EAGER = {"range", "roundrobin"}
-_COOPERATIVE = {"cooperative-sticky"}
+_COOPERATIVE = "cooperative-sticky"
 _FALSE = {"false", "f", "0"}  # librdkafka's words for it
 
 MAX_POLL_INTERVAL_MS = 300_000
@@ -159,14 +158,9 @@ def problems(overrides: Mapping[str, str]) -> Iterator[str]:
         for name in CLASSIC_ONLY:
             if name in overrides:
                 yield _wrong(overrides, name, "nothing with KAFKA_GROUP_PROTOCOL=consumer: the broker decides it")
-    elif "partition.assignment.strategy" in overrides:
-        strategies = set(overrides["partition.assignment.strategy"].strip().lower().split(","))
-        if not (strategies <= _EAGER or strategies <= _COOPERATIVE):
-            yield _wrong(
-                overrides,
-                "partition.assignment.strategy",
-                "cooperative-sticky alone, or range and roundrobin: a member cannot do both kinds of rebalance",
-            )
+    elif overrides.get("partition.assignment.strategy", _COOPERATIVE).strip().lower() != _COOPERATIVE:
+        allowed = f"{_COOPERATIVE}: the eager strategies stop every member at each rebalance, and are not supported"
+        yield _wrong(overrides, "partition.assignment.strategy", allowed)
 
 
 def _wrong(overrides: Mapping[str, str], name: str, allowed: str) -> str:

@@ -9,7 +9,6 @@ import logging
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from types import FrameType
 
@@ -25,12 +24,11 @@ from consumer.health import Health
 from consumer.health_server import HealthServer
 from consumer.logs import KAFKA_LOGGER, Event
 from consumer.metrics import Metrics
+from consumer.offset_store import OffsetStore
 from consumer.poll_cycle import Policy, assemble
+from consumer.positions import Positions
 from consumer.rollup.batch import Batch, Partition
-from consumer.rollup.offsets import Stored, adopt_partitions, gap, reset_offset, stored_offsets
 from consumer.rollup.registry import REGISTRY
-from consumer.rollup.schema import check_schema
-from consumer.rollup.statements import STATEMENTS
 from consumer.rollup.store import Rules
 from consumer.settings import Settings
 from consumer.source import Source
@@ -67,16 +65,14 @@ class Service:
             rebalanced=self._rebalanced,
             logger=logging.getLogger(KAFKA_LOGGER),
         )
-        self._conn: psycopg.Connection | None = None
-        self._topic_ids: dict[str, str] = {}
-        self._positions: dict[Partition, int] = {}
-        """The next offset to read of every partition that is being read."""
-        self._started_at: dict[Partition, int] = {}
-        """The offset at which reading of each partition began, or began again."""
-        self._unread: dict[Partition, deque[tuple[int, int, int]]] = {}
-        """Per partition: (first offset, next offset, broker timestamp in µs of the oldest message) of what is not
-        committed yet."""
-        self._retry_at = 0.0
+        self._store = OffsetStore(
+            self._connect,
+            settings.kafka_group_id,
+            settings.on_offset_gap == "reset",
+            self._metrics,
+            self._health,
+        )
+        self._positions = Positions(self._metrics)
         self._report_at = 0.0
         self._stale_at = 0.0
         self._mirrored: dict[Partition, int] = {}
@@ -122,11 +118,11 @@ class Service:
         while not self._stop.is_set():
             self._health.tick(time.monotonic())
             try:
-                check_schema(self._control())
+                self._store.check_schema()
                 self._health.schema(None)
                 self._health.database(None)
                 # Briefly, since a signal is only noticed in between; the client goes on connecting meanwhile.
-                self._topic_ids = self._source.topic_ids(timeout=2)
+                self._source.topic_ids(timeout=2)
             except psycopg.Error as error:
                 if not database.is_transient(error):
                     raise
@@ -137,6 +133,7 @@ class Service:
             else:
                 self._health.mark_started()
                 return
+            self._source.serve_logs()
             failures += 1
             self._stop.wait(backoff.delay(failures))
 
@@ -175,32 +172,36 @@ class Service:
             blocked_since = None
             self._unpause()
             waited = time.monotonic()
-            messages = self._source.read(most, IDLE_WAIT, gather)
+            try:
+                messages = self._source.read(most, IDLE_WAIT, gather)
+            except OffsetGapError:
+                if self._settings.on_offset_gap == "stop":
+                    raise
+                self._writer.abandon()  # and start again from the stored offsets, where the gap is closed
+                continue
             read = time.monotonic()
             if not messages:
                 observe("idle", read - waited)
                 continue
             observe("poll", read - waited)
-            batch = assemble(messages, self._positions, self._topic_ids, self._handlers, time.time_ns() // 1000)
+            batch = assemble(
+                messages, self._positions.next, self._store.topic_ids, self._handlers, time.time_ns() // 1000
+            )
             self._submit(batch, lagging=len(messages) >= most)
             observe("decode", time.monotonic() - read)
 
     def _submit(self, batch: Batch, *, lagging: bool) -> None:
         """Hand a batch to the writer. `lagging`: the read was full; if the log goes on, more will come at once."""
-        for span in batch.spans:
-            self._positions[span.source] = span.next
-            self._metrics.messages_consumed.labels(span.source.topic).inc(span.messages)
-            if span.oldest_us is not None:
-                self._unread[span.source].append((span.start, span.next, span.oldest_us))
+        self._positions.advance(batch)
         self._writer.submit(batch, lagging=lagging and any(map(self._goes_on, self._source.owned)))
 
     def _goes_on(self, partition: Partition) -> bool:
         """Whether messages are known that were not read yet."""
-        return (self._source.end_offset(partition) or 0) > self._positions[partition]
+        return (self._source.end_offset(partition) or 0) > self._positions.next[partition]
 
     def _start_pending(self) -> None:
         """Begin to read assigned partitions from their stored offsets."""
-        offsets = self._stored(self._source.pending)
+        offsets = self._store.starts(self._source, self._source.pending)
         if offsets is not None:
             self._source.start(offsets)
             self._continue_at(offsets)
@@ -208,59 +209,15 @@ class Service:
 
     def _rewind(self) -> None:
         """After a conflict: all partitions go on from where PostgreSQL says."""
-        offsets = self._stored(self._source.owned)
+        offsets = self._store.starts(self._source, self._source.owned)
         if offsets is not None:
             self._source.restart(offsets)
             self._continue_at(offsets)
             self._writer.resume()
 
     def _continue_at(self, offsets: dict[Partition, int]) -> None:
-        for partition, offset in offsets.items():
-            self._positions[partition] = self._started_at[partition] = offset
-            self._unread[partition] = deque()
-        self._metrics.add_partitions(offsets)
-
-    def _stored(self, partitions: set[Partition]) -> dict[Partition, int] | None:
-        """The checked next offsets of partitions; None if that can't be known now. New ones are adopted."""
-        now = time.monotonic()
-        if now < self._retry_at:
-            return None
-        try:
-            topic_ids = self._source.topic_ids()
-            ranges = {p: self._source.log_range(p) for p in sorted(partitions)}
-            conn, group = self._control(), self._settings.kafka_group_id
-            starts = {p: Stored(topic_ids[p.topic], low) for p, (low, _) in ranges.items()}
-            with conn.transaction():
-                adopt_partitions(conn, group, starts)
-                stored = stored_offsets(conn, group, partitions)
-            for partition, (low, high) in ranges.items():
-                problem = gap(partition, stored[partition], topic_ids[partition.topic], low, high)
-                if problem:
-                    self._close_gap(conn, partition, stored[partition], starts[partition], problem)
-                    return None
-        except psycopg.Error as error:
-            if not database.is_transient(error):
-                raise
-            log.warning(Event.DATABASE_LOST, message=str(error).strip())
-        except KafkaException as error:
-            log.warning(Event.KAFKA_CLIENT, message=f"cannot ask the broker for offsets: {error}")
-        else:
-            self._topic_ids = topic_ids
-            return {p: row.next for p, row in stored.items()}
-        self._retry_at = now + 1.0
-        return None
-
-    def _close_gap(
-        self, conn: psycopg.Connection, partition: Partition, stored: Stored, start: Stored, problem: str
-    ) -> None:
-        advice = "Rebuild the days of the missing events: python -m backfill --account A --date D"
-        if self._settings.on_offset_gap == "stop":
-            raise OffsetGapError(
-                f"{problem}. Nothing was skipped. To go on from offset {start.next}, set ON_OFFSET_GAP=reset. {advice}"
-            )
-        if reset_offset(conn, self._settings.kafka_group_id, partition, stored, start):
-            self._metrics.offset_gaps.inc()
-            log.warning(Event.OFFSET_GAP, message=f"{problem}. Going on from offset {start.next}. {advice}")
+        self._writer.forget(offsets)
+        self._positions.start(offsets)
 
     def _leaving(self, partitions: Sequence[Partition], lost: bool) -> None:
         """Before partitions go: commit what was read from them, or abandon all that was read."""
@@ -270,10 +227,7 @@ class Service:
         if lost or not self._writer.flush(max(0.0, seconds)):
             self._writer.abandon()
         self._mirror()
-        for partition in partitions:
-            self._positions.pop(partition, None)
-            self._unread.pop(partition, None)
-        self._metrics.remove_partitions(partitions)
+        self._positions.drop(partitions)
 
     def _rebalanced(self, kind: str, partitions: Sequence[Partition]) -> None:
         self._metrics.rebalances.labels(kind).inc()
@@ -297,11 +251,6 @@ class Service:
             log.info(Event.RESUMED)
             self._source.resume()
 
-    def _control(self) -> psycopg.Connection:
-        if self._conn is None or self._conn.closed or self._conn.broken:
-            self._conn = self._connect()
-        return self._conn
-
     def _connect(self) -> psycopg.Connection:
         return database.connect(
             self._settings.database_url,
@@ -314,34 +263,14 @@ class Service:
         if now < self._report_at:
             return
         self._report_at = now + 1.0
-        committed = self._writer.committed
-        for partition in self._source.owned:
-            labels = (partition.topic, str(partition.partition))
-            unread = self._unread[partition]
-            done = max(committed.get(partition, 0), self._started_at[partition])
-            while unread and unread[0][1] <= done:
-                unread.popleft()
-            end = self._source.end_offset(partition)
-            if end is not None:
-                position = unread[0][0] if unread else self._positions[partition]
-                behind = max(0, end - position)
-                self._metrics.consumer_lag_messages.labels(*labels).set(behind)
-                age = max(0.0, time.time() - unread[0][2] / 1e6) if unread else 0.0
-                self._metrics.consumer_lag_seconds.labels(*labels).set(age)
+        self._positions.report_lag(self._writer.committed, self._source.end_offset)
         self._mirror()
+        self._source.serve_logs()
+        if self._source.is_member and not self._health.state.joined:  # the broker tells some of no assignment at all
+            self._health.joined_group(len(self._source.owned))
         if now >= self._stale_at:
             self._stale_at = now + 15.0
-            self._count_stale_days()
-
-    def _count_stale_days(self) -> None:
-        try:
-            row = self._control().execute(STATEMENTS["stale_days"]).fetchone()
-        except psycopg.Error as error:
-            if not database.is_transient(error):
-                raise
-            return
-        if row is not None:
-            self._metrics.stale_days.set(row[0])
+            self._store.count_stale_days()
 
     def _mirror(self) -> None:
         committed = {p: o for p, o in self._writer.committed.items() if self._mirrored.get(p) != o}
@@ -351,7 +280,7 @@ class Service:
 
     def _status(self) -> dict[str, object]:
         return {
-            "positions": {f"{p.topic}[{p.partition}]": offset for p, offset in self._positions.copy().items()},
+            "positions": {f"{p.topic}[{p.partition}]": offset for p, offset in self._positions.next.copy().items()},
             "committed": {f"{p.topic}[{p.partition}]": offset for p, offset in self._writer.committed.items()},
         }
 
@@ -364,6 +293,5 @@ class Service:
         self._mirror()
         self._source.close()
         self._writer.stop(max(0.1, deadline - time.monotonic()))
-        if self._conn is not None:
-            self._conn.close()
+        self._store.close()
         log.info(Event.STOPPED)

@@ -50,14 +50,14 @@ class Source:
         """Partitions that are being read."""
         self.pending: set[Partition] = set()
         """Partitions that the group assigned and `start` has not been called for."""
-        self.joined = False
-        """Whether the group has answered with an assignment, perhaps an empty one (a member standing by)."""
+        self._subscribed = False
         self.paused = False
         """Whether fetching is stopped."""
         self._gave_away = False
 
     def subscribe(self) -> None:
         """Join the group. Assignments arrive while reading."""
+        self._subscribed = True
         self._consumer.subscribe(
             self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
@@ -152,12 +152,23 @@ class Source:
             with contextlib.suppress(KafkaException):
                 self._consumer.commit(offsets=listed, asynchronous=True)
 
+    def serve_logs(self) -> None:
+        """Pass on what librdkafka logged; without it, lines pile up while nothing is read. Returns at once. Only before
+        `subscribe`, and for the client that asks for metadata at any time."""
+        self._admin.poll(0)
+        if not self._subscribed:
+            self._consumer.poll(0)
+
+    @property
+    def is_member(self) -> bool:
+        """Whether the group knows us, with partitions or standing by."""
+        return self._subscribed and bool(self._consumer.memberid())
+
     def close(self) -> None:
         """Leave the group; partitions are revoked on the way."""
         self._consumer.close()
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self.joined = True
         self.pending |= _named(partitions)
         # An answer is due, or the rebalance would not end. What to read, and from where, follows with `start`.
         consumer.incremental_assign([])

@@ -7,7 +7,7 @@ database away, a lock timeout) is waited for here with back-off, batch in hand. 
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import psycopg
 import structlog
@@ -108,6 +108,12 @@ class Writer:
             self.conflicted = False
             self._changed.notify_all()
 
+    def forget(self, partitions: Iterable[Partition]) -> None:
+        """Drop what `committed` says of partitions: they start again from stored offsets."""
+        with self._changed:
+            gone = set(partitions)
+            self.committed = {p: offset for p, offset in self.committed.items() if p not in gone}
+
     def stop(self, seconds: float) -> bool:
         """End the thread, if it was started, after the batch in hand; False if that took longer."""
         with self._changed:
@@ -192,8 +198,13 @@ class Writer:
 
     def _connected(self) -> tuple[psycopg.Connection, AccountZones]:
         if self._conn is None or self._conn.closed:
-            self._conn = self._connect()
-            prepare(self._conn)
+            conn = self._connect()
+            self._conn = conn
+            try:
+                prepare(conn)
+            except psycopg.Error:
+                self._disconnect()
+                raise
         if self._accounts is None:
             self._accounts = account_zones(self._conn)
         if self.database_away:
@@ -222,7 +233,8 @@ class Writer:
             self._conn = None
 
     def _succeeded(self, batch: Batch, written: Written, seconds: float) -> None:
-        self.committed = {**self.committed, **{span.source: span.next for span in batch.spans}}
+        with self._changed:
+            self.committed = {**self.committed, **{span.source: span.next for span in batch.spans}}
         now = time.time()
         metrics = self._metrics
         metrics.transactions.inc()

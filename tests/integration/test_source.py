@@ -95,7 +95,7 @@ def test_nothing_is_read_before_it_is_told_where_to_start(
     source = member.source
     source.subscribe()
     assert member.read_until(lambda: source.pending == {here, there}) == []
-    assert source.joined
+    assert source.is_member
     assert source.owned == set()
     assert source.read(100, 0.3, 0) == []
     assert source.log_range(here) == (0, 1_000)

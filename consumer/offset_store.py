@@ -1,0 +1,128 @@
+"""The reader's own view of PostgreSQL: from which stored offsets partitions start, and whether these fit the topics.
+
+What passes by itself (the database or the broker away) yields None, to be asked again; what does not is raised.
+"""
+
+import time
+from collections.abc import Callable
+
+import psycopg
+import structlog
+from confluent_kafka import KafkaException
+
+from consumer import database
+from consumer.errors import OffsetGapError
+from consumer.health import Health
+from consumer.logs import Event
+from consumer.metrics import Metrics
+from consumer.rollup.batch import Partition
+from consumer.rollup.offsets import Stored, adopt_partitions, gap, reset_offset, stored_offsets
+from consumer.rollup.schema import check_schema
+from consumer.rollup.statements import STATEMENTS
+from consumer.source import Source
+
+log = structlog.get_logger()
+
+RETRY_SECONDS = 1.0
+"""Between two questions for stored offsets while somebody does not answer."""
+
+ADVICE = "Rebuild the days of the missing events: python -m backfill --account A --date D"
+
+
+class OffsetStore:
+    """Stored offsets, read on a connection that is made again when it breaks.
+
+    Args:
+        connect: makes a connection; may raise psycopg.OperationalError.
+        group_id: whose offsets.
+        resets: whether to go on from the log's start where a stored offset is gone (ON_OFFSET_GAP=reset).
+        metrics, health: told of gaps, stale days and whether the database answers.
+    """
+
+    def __init__(
+        self, connect: Callable[[], psycopg.Connection], group_id: str, resets: bool, metrics: Metrics, health: Health
+    ) -> None:
+        self._connect = connect
+        self._group_id = group_id
+        self._resets = resets
+        self._metrics = metrics
+        self._health = health
+        self._conn: psycopg.Connection | None = None
+        self._retry_at = 0.0
+        self.topic_ids: dict[str, str] = {}
+        """Topic ids as of the last answer."""
+
+    def check_schema(self) -> None:
+        """Raises SchemaError, or psycopg.Error when the database is away."""
+        check_schema(self._connected())
+
+    def starts(self, source: Source, partitions: set[Partition]) -> dict[Partition, int] | None:
+        """The next offsets of partitions, checked against their topics; None if that can't be known now. Partitions
+        that the group has never read are adopted at their log's start. Blocks for some seconds at the most.
+
+        Raises:
+            OffsetGapError: a stored offset does not fit, and we may not reset it.
+            TopicError: a topic is gone.
+        """
+        now = time.monotonic()
+        if now < self._retry_at:
+            return None
+        try:
+            self.topic_ids = source.topic_ids()
+            logs = {p: source.log_range(p) for p in sorted(partitions)}
+            conn = self._connected()
+            firsts = {p: Stored(self.topic_ids[p.topic], low) for p, (low, _) in logs.items()}
+            with conn.transaction():
+                adopt_partitions(conn, self._group_id, firsts)
+                stored = stored_offsets(conn, self._group_id, partitions)
+            for partition, (low, high) in logs.items():
+                problem = gap(partition, stored[partition], self.topic_ids[partition.topic], low, high)
+                if problem:
+                    self._close_gap(conn, partition, stored[partition], firsts[partition], problem)
+                    return None
+        except psycopg.Error as error:
+            if not database.is_transient(error):
+                raise
+            log.warning(Event.DATABASE_LOST, message=" ".join(str(error).split()))
+        except KafkaException as error:
+            log.warning(Event.KAFKA_CLIENT, message=f"cannot ask the broker for offsets: {error}")
+        else:
+            return {p: row.next for p, row in stored.items()}
+        self._retry_at = now + RETRY_SECONDS
+        return None
+
+    def count_stale_days(self) -> None:
+        """For the metric; and so that a database that is away is noticed when there is nothing to write, too."""
+        try:
+            row = self._connected().execute(STATEMENTS["stale_days"]).fetchone()
+        except psycopg.Error as error:
+            if not database.is_transient(error):
+                raise
+            self._health.database(" ".join(str(error).split()))
+            self._metrics.db_up.set(0)
+            return
+        self._health.database(None)
+        self._metrics.db_up.set(1)
+        if row is not None:
+            self._metrics.stale_days.set(row[0])
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._conn is not None:
+            self._conn.close()
+
+    def _connected(self) -> psycopg.Connection:
+        if self._conn is None or self._conn.closed or self._conn.broken:
+            self._conn = self._connect()
+        return self._conn
+
+    def _close_gap(
+        self, conn: psycopg.Connection, partition: Partition, stored: Stored, first: Stored, problem: str
+    ) -> None:
+        if not self._resets:
+            raise OffsetGapError(
+                f"{problem}. Nothing was skipped. To go on from offset {first.next}, set ON_OFFSET_GAP=reset. {ADVICE}"
+            )
+        if reset_offset(conn, self._group_id, partition, stored, first):
+            self._metrics.offset_gaps.inc()
+            log.warning(Event.OFFSET_GAP, message=f"{problem}. Going on from offset {first.next}. {ADVICE}")
