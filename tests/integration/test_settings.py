@@ -148,6 +148,24 @@ def test_switched_off_and_on_again_the_days_between_are_rebuilt(rollup: Rollup) 
     assert rollup.table() == rollup.model(*events)
 
 
+def test_switched_on_in_another_zone_every_day_is_recounted(rollup: Rollup) -> None:
+    """Ids that are known from the old zone lie on other days now: no day may take them for events that it misses."""
+    rollup.always_had({42: "UTC"})
+    evening, on_its_way = make_event(1, created_at=NOON + DAY / 3), make_event(2, created_at=NOON + DAY / 3)
+    tomorrow = TODAY + DAY
+    rollup.raw(evening)
+    rollup.count(evening)
+    rollup.set_timezone(42, None)
+    rollup.set_timezone(42, "Asia/Tokyo")
+    assert rollup.day(tomorrow) == Day("Asia/Tokyo", closed=False, stale=True, events=None)
+    rollup.settle()
+    rollup.count(on_its_way)
+    rollup.rebuild_stale()
+    rollup.raw(on_its_way)
+    finish(rollup)
+    assert rollup.table() == rollup.model(evening, on_its_way)
+
+
 def test_the_coverage_view_tells_what_a_day_is_worth(rollup: Rollup) -> None:
     def state() -> str:
         query = "SELECT state FROM rollup_coverage WHERE account_id = 42 AND date = %s"
