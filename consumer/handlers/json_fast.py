@@ -162,14 +162,17 @@ def _brackets(text: bytes) -> int:
     return sum(int(np.count_nonzero(characters == ord(bracket))) for bracket in "{[")
 
 
-_PAIR = re.compile(rb"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 
 
 def _has_half_pair(text: bytes) -> bool:
-    """Whether there may be an escaped surrogate that is not half of a pair; False is certain."""
+    """Whether there may be an escaped surrogate that is not half of a pair; False is certain.
+
+    Where no backslash follows another, each begins an escape, and what looks like a pair is one.
+    """
     if b"\\" not in text or not _has_surrogate(text):
         return False
-    return _has_surrogate(_PAIR.sub(b".", text))
+    return b"\\\\" in text or _has_surrogate(_PAIR.sub(b".", text))
 
 
 def _has_surrogate(text: bytes) -> bool:
