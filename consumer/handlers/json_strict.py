@@ -191,7 +191,9 @@ class StrictJson:
             except msgspec.ValidationError:
                 self._check_syntax(value)  # up to its end: the decoder stopped at the first unfit field
                 return self._row_of_first_values(value)
-            return self._row_of_first_values(value) if _repeats(value.decode()) else row
+            if self._may_repeat([value]) and _repeats(value.decode()):
+                return self._row_of_first_values(value)
+            return row
         except UnicodeDecodeError as error:
             raise _Invalid("encoding", f"the message is not UTF-8: {error.reason} (byte {error.start})") from None
         except RecursionError:

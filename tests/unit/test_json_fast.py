@@ -86,6 +86,7 @@ def test_a_good_message_is_vouched_for(value: bytes) -> None:
         message(created_at="2026-02-11T09:30:00"),
         message(created_at="2031-01-01T00:00:00Z"),
         message(created_at="1999-12-31T23:59:59Z"),
+        message(created_at="2000-01-01T00:00:00+00:01"),
         GOOD.replace(b'"2026-02-11T09:30:00Z"', b"2026"),
         GOOD.replace(b'"2026-02-11T09:30:00Z"', b"null"),
         message(value="1000000000.0000001"),
