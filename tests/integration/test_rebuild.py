@@ -175,6 +175,15 @@ def test_forced_raw_is_the_truth(paris: Rollup) -> None:
     assert paris.day(TODAY) == Day("Europe/Paris", closed=False, stale=False, events=3)
 
 
+def test_members_that_raw_lacks_can_come_again(paris: Rollup) -> None:
+    lost, again = (make_event(i, "conversation_bot_handoff", conversation_id=1) for i in (1, 2))
+    paris.count(lost)
+    paris.rebuild(TODAY, force=True)
+    assert paris.table() == {}
+    paris.count(again)
+    assert paris.table() == paris.model(again)
+
+
 @pytest.mark.parametrize("extra", [0, 1])
 def test_a_closed_day_whose_raw_events_were_purged_is_kept(paris: Rollup, extra: int) -> None:
     events = mixed(range(6), LAST_WEEK)
@@ -269,6 +278,17 @@ def test_a_settling_day_is_rebuilt_again_and_again(paris: Rollup) -> None:
     paris.count(*events)
     assert paris.table() == paris.model(*events)
     assert paris.day(TODAY) == Day("Asia/Tokyo", closed=False, stale=False, events=4)
+
+
+def test_after_a_change_of_time_zone_the_window_says_what_is_closed(paris: Rollup) -> None:
+    paris.count(make_event(1, created_at=LAST_WEEK))
+    paris.raw(make_event(1, created_at=LAST_WEEK))
+    paris.set_timezone(42, "Asia/Tokyo")
+    paris.settle()
+    paris.rebuild_stale()
+    closed = dict(paris.conn.execute("SELECT date, closed FROM rollup_days").fetchall())
+    assert {day for day, shut in closed.items() if not shut} == {TODAY + n * DAY for n in range(-2, 3)}
+    assert min(closed) == LAST_WEEK.date() - 2 * DAY
 
 
 # -- side by side

@@ -145,6 +145,19 @@ def test_a_settling_day_is_not_counted_live(paris: Rollup) -> None:
     assert paris.late() == {(TODAY, 1), (TODAY, 2)}
 
 
+def test_a_day_of_another_time_zone_is_not_counted_live(paris: Rollup) -> None:
+    """However it came to that: its bounds are not those of the account."""
+    paris.count(make_event(1))
+    paris.raw(make_event(1), make_event(2))
+    paris.conn.execute("UPDATE rollup_days SET timezone = 'Asia/Tokyo'")
+    paris.count(make_event(2))
+    assert paris.day(TODAY) == Day("Asia/Tokyo", closed=False, stale=True, events=1)
+    assert paris.late() == {(TODAY, 2)}
+    paris.rebuild_stale()
+    assert paris.day(TODAY) == Day("Europe/Paris", closed=False, stale=False, events=2)
+    assert paris.table() == paris.model(make_event(1), make_event(2))
+
+
 # -- what is skipped, and what is dead
 
 
