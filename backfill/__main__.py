@@ -3,7 +3,7 @@
 import signal
 import sys
 import threading
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated
 
 import psycopg
@@ -24,6 +24,11 @@ app = App(
 )
 
 WRONG_USE = 2
+
+EARLIEST = date(1999, 12, 31)
+"""The first instant that an event may have, 2000-01-01T00:00:00Z, is on this local date west of Greenwich."""
+
+LONGEST_WATCH_SECONDS = 86_400.0
 
 
 @app.default
@@ -73,15 +78,17 @@ def _problem(
     """What is wrong with the command line, if anything."""
     if stale == bool(account or day) or bool(account) != bool(day):
         return "name the days: --account A --date D (each repeatable), or --stale"
-    if watch_seconds is not None and (not stale or watch_seconds <= 0):
-        return "--watch takes a number of seconds above 0, and goes with --stale"
+    if watch_seconds is not None and not (stale and 0 < watch_seconds <= LONGEST_WATCH_SECONDS):
+        return "--watch takes a number of seconds above 0 and up to a day, and goes with --stale"
     if force and stale:
         return "--force goes with --account and --date: it decides about days that you name"
     for text in day:
         try:
-            date.fromisoformat(text)
+            named = date.fromisoformat(text)
         except ValueError as error:
             return f"--date: {error}; write it as 2026-02-11"
+        if not EARLIEST <= named <= datetime.now(UTC).date() + timedelta(days=2):
+            return f"--date: {named} cannot have events: they are from 2000 to a day ahead"
     return None
 
 

@@ -50,13 +50,18 @@ class Runner:
         row = self._try(lambda: self._connected().execute(STATEMENTS["days_settling"]).fetchone())
         return int(row[0]) if row else 0
 
+    @property
+    def connected(self) -> bool:
+        """Whether the connection survived the last error."""
+        return self._conn is not None and not self._conn.closed and not self._conn.broken
+
     def close(self) -> None:
         """Close the connection."""
         if self._conn is not None:
             self._conn.close()
 
     def _connected(self) -> psycopg.Connection:
-        if self._conn is None or self._conn.closed or self._conn.broken:
+        if self._conn is None or not self.connected:
             self._rebuilder = None
             self._conn = database.connect(
                 self._settings.database_url,

@@ -24,6 +24,12 @@ def rebuild_stale(runner: Runner, report: Report, stop: threading.Event) -> bool
         except RebuildError as error:
             report(str(error))
             good = False
+        except psycopg.Error as error:
+            # Of this day only, such as a lock that somebody keeps; without a connection there is no use in going on.
+            if not is_transient(error) or not runner.connected:
+                raise
+            report(f"account {account}, {day}: {' '.join(str(error).split())}; left for later")
+            good = False
         else:
             report(result)
             good = good and not result.missing

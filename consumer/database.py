@@ -45,6 +45,8 @@ def connect(dsn: str, *, statement_timeout: int, application: str) -> psycopg.Co
         # Commits need not wait for the disk: offsets are lost together with the rows, and Kafka still has the events.
         "synchronous_commit": "off",
         "timezone": "UTC",
+        # Each statement must see what was committed while it waited for a lock.
+        "default_transaction_isolation": r"read\ committed",
     }
     given = conninfo_to_dict(dsn).get("options") or ""
     return psycopg.connect(

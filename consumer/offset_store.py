@@ -68,18 +68,20 @@ class OffsetStore:
         if now < self._retry_at:
             return None
         try:
-            self.topic_ids = source.topic_ids()
-            logs = {p: source.log_range(p) for p in sorted(partitions)}
             conn = self._connected()
-            firsts = {p: Stored(self.topic_ids[p.topic], low) for p, (low, _) in logs.items()}
-            with conn.transaction():
-                adopt_partitions(conn, self._group_id, firsts)
-                stored = stored_offsets(conn, self._group_id, partitions)
-            for partition, (low, high) in logs.items():
-                problem = gap(partition, stored[partition], self.topic_ids[partition.topic], low, high)
-                if problem:
+            stored = stored_offsets(conn, self._group_id, partitions)
+            # Asked afterwards, so that the log's end is not older than what another member may just have stored.
+            topic_ids = source.topic_ids()
+            logs = {p: source.log_range(p) for p in sorted(partitions)}
+            firsts = {p: Stored(topic_ids[p.topic], low) for p, (low, _) in logs.items()}
+            for partition in stored:
+                problem = gap(partition, stored[partition], topic_ids[partition.topic], *logs[partition])
+                if problem and stored_offsets(conn, self._group_id, [partition]) == {partition: stored[partition]}:
                     self._close_gap(conn, partition, stored[partition], firsts[partition], problem)
+                if problem:
                     return None
+            adopt_partitions(conn, self._group_id, {p: firsts[p] for p in partitions - stored.keys()})
+            stored |= stored_offsets(conn, self._group_id, partitions - stored.keys())
         except psycopg.Error as error:
             if not database.is_transient(error):
                 raise
@@ -87,6 +89,7 @@ class OffsetStore:
         except KafkaException as error:
             log.warning(Event.KAFKA_CLIENT, message=f"cannot ask the broker for offsets: {error}")
         else:
+            self.topic_ids = topic_ids
             return {p: row.next for p, row in stored.items()}
         self._retry_at = now + RETRY_SECONDS
         return None

@@ -44,7 +44,7 @@ class Gathering:
         if not self.waiting:
             self.since = now
         self.waiting.append(batch)
-        self.events += batch.messages
+        self.events += batch.weight
         self.lagging = lagging
 
     @property
@@ -64,9 +64,9 @@ class Gathering:
         """All that waits up to the policy's size, oldest first, as one batch. At least one batch must wait."""
         taken: list[Batch] = []
         events = 0
-        while self.waiting and (not taken or events + self.waiting[0].messages <= self.policy.most_events):
+        while self.waiting and (not taken or events + self.waiting[0].weight <= self.policy.most_events):
             taken.append(self.waiting.pop(0))
-            events += taken[-1].messages
+            events += taken[-1].weight
         self.events -= events
         self.since = now
         return merge(taken)
@@ -169,22 +169,27 @@ def _with_source(decoded: Decoded, place: npt.NDArray[np.intp]) -> Events:
 
 
 def _dead_letter(message: Message, source: Partition, reject: Reject) -> DeadLetter:
+    headers, unreadable = _headers(message)
     return DeadLetter(
         source,
         message.offset() or 0,
         _bytes(message.key()),
         _bytes(message.value()),
-        _headers(message),
+        headers,
         timestamp_us(message),
         reject.error_class,
-        reject.reason,
+        reject.reason + unreadable,
     )
 
 
-def _headers(message: Message) -> list[tuple[str, bytes | None]]:
-    headers = message.headers() or []
+def _headers(message: Message) -> tuple[list[tuple[str, bytes | None]], str]:
+    """The message's headers, and a note if they cannot be had: the client raises for a name that is not UTF-8."""
+    try:
+        headers = message.headers() or []
+    except (SystemError, UnicodeDecodeError):
+        return [], "; its headers are left out: a name is not UTF-8"
     pairs = headers.items() if isinstance(headers, dict) else headers
-    return [(name, _bytes(value)) for name, value in pairs]
+    return [(name, _bytes(value)) for name, value in pairs], ""
 
 
 def _bytes(value: bytes | str | None) -> bytes | None:

@@ -14,7 +14,7 @@ from types import FrameType
 
 import psycopg
 import structlog
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, Message
 from prometheus_client import CollectorRegistry
 
 from consumer import database
@@ -38,6 +38,12 @@ log = structlog.get_logger()
 
 IDLE_WAIT = 0.5
 """Seconds to wait for a message when there is none: how soon a signal is noticed, at two turns a second."""
+
+CONTROL_TIMEOUT_SECONDS = 2
+"""Longest statement of the loop's own connection: it reads some rows by key."""
+
+FETCH_BYTES = 32_000_000
+"""What one read may bring, by the size of the messages of the last one. 20,000 messages of the usual size are 8 MB."""
 
 COLLECT_AFTER = 500_000
 """Objects that must have piled up before Python looks for cycles: more than a turn of the loop makes and frees."""
@@ -66,7 +72,7 @@ class Service:
             logger=logging.getLogger(KAFKA_LOGGER),
         )
         self._store = OffsetStore(
-            self._connect,
+            self._connect_briefly,
             settings.kafka_group_id,
             settings.on_offset_gap == "reset",
             self._metrics,
@@ -188,7 +194,14 @@ class Service:
                 messages, self._positions.next, self._store.topic_ids, self._handlers, time.time_ns() // 1000
             )
             self._submit(batch, lagging=len(messages) >= most)
+            most = self._next_read(messages)
             observe("decode", time.monotonic() - read)
+
+    def _next_read(self, messages: Sequence[Message]) -> int:
+        """How many messages to read next, so that large ones do not fill the memory."""
+        sample = messages[:: max(1, len(messages) // 100)]
+        size = sum(len(m) for m in sample) // len(sample)
+        return max(1, min(self._settings.fetch_max_events, FETCH_BYTES // max(1, size)))
 
     def _submit(self, batch: Batch, *, lagging: bool) -> None:
         """Hand a batch to the writer. `lagging`: the read was full; if the log goes on, more will come at once."""
@@ -201,8 +214,11 @@ class Service:
 
     def _start_pending(self) -> None:
         """Begin to read assigned partitions from their stored offsets."""
+        known = self._store.topic_ids
         offsets = self._store.starts(self._source, self._source.pending)
         if offsets is not None:
+            if known not in ({}, self._store.topic_ids):
+                self._writer.abandon()  # a topic was made again: those being read are looked at, too
             self._source.start(offsets)
             self._continue_at(offsets)
             log.info(Event.PARTITIONS_ASSIGNED, offsets={f"{p.topic}[{p.partition}]": o for p, o in offsets.items()})
@@ -258,6 +274,14 @@ class Service:
             application="reporting-rollup consumer",
         )
 
+    def _connect_briefly(self) -> psycopg.Connection:
+        """For the loop's own questions, so that no lock keeps it from turning."""
+        return database.connect(
+            self._settings.database_url,
+            statement_timeout=min(CONTROL_TIMEOUT_SECONDS, self._settings.db_statement_timeout_seconds),
+            application="reporting-rollup consumer, offsets",
+        )
+
     def _report(self, now: float) -> None:
         """Once a second: lag, and Kafka's copy of the offsets."""
         if now < self._report_at:
@@ -266,6 +290,11 @@ class Service:
         self._positions.report_lag(self._writer.committed, self._source.end_offset)
         self._mirror()
         self._source.serve_logs()
+        if topic := self._source.changed_topic(self._store.topic_ids):
+            # What was read since counts under the old log's offsets. Stored offsets no longer fit: starting says so, or
+            # begins the new log, where events that were counted are duplicates.
+            log.warning(Event.OFFSET_GAP, message=f"topic {topic} was deleted and made again", topic=topic)
+            self._writer.abandon()
         if self._source.is_member and not self._health.state.joined:  # the broker tells some of no assignment at all
             self._health.joined_group(len(self._source.owned))
         if now >= self._stale_at:

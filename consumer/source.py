@@ -7,6 +7,7 @@ the sake of lag tools (`mirror`). Only this file's caller thread may use it; lib
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
@@ -43,6 +44,7 @@ class Source:
         self._consumer = make_consumer(properties, logger)
         self._admin = AdminClient(connection_properties(properties), logger=logger)
         self._topics = list(topics)
+        self._logger = logger
         self._leaving = leaving
         self._rebalanced = rebalanced
         self._early: list[Message] = []
@@ -51,6 +53,7 @@ class Source:
         self.pending: set[Partition] = set()
         """Partitions that the group assigned and `start` has not been called for."""
         self._subscribed = False
+        self._questions: dict[str, Future[Any]] = {}
         self.paused = False
         """Whether fetching is stopped."""
         self._gave_away = False
@@ -77,6 +80,20 @@ class Source:
             except KafkaException as error:
                 raise _topic_error(topic, error) from error
         return ids
+
+    def changed_topic(self, known: Mapping[str, str]) -> str | None:
+        """The name of a topic that does not have its known id any more; None if there is none, or no answer yet.
+
+        Never blocks: each call looks at the answer to the question of the last one, and asks again.
+        """
+        answers = self._questions
+        if answers and not all(answer.done() for answer in answers.values()):
+            return None
+        self._questions = self._admin.describe_topics(TopicCollection(self._topics), request_timeout=10)
+        for topic, answer in answers.items():
+            if answer.exception() is None and known.get(topic, "") not in {"", str(answer.result().topic_id)}:
+                return topic
+        return None
 
     def log_range(self, partition: Partition) -> tuple[int, int]:
         """The first offset still in the log, and the next one to be written. Asks the broker."""
@@ -212,6 +229,7 @@ class Source:
                 raise TopicError(f"{message.topic()}: {error.str()}. Create the topic, or allow this user to read it")
             if error.fatal():
                 raise KafkaException(error)
+            self._logger.warning("%s: %s", name, error.str())
         return [m for m in messages if m.error() is None]
 
 

@@ -216,7 +216,8 @@ class Writer:
 
     def _failed(self, error: psycopg.Error, failures: int) -> None:
         self._metrics.observe_retry(error.sqlstate)
-        away = self._conn is None or self._conn.broken or self._conn.closed
+        # 25006: a primary that became a standby, and kept our connection.
+        away = self._conn is None or self._conn.broken or self._conn.closed or error.sqlstate == "25006"
         if away:
             if not self.database_away:
                 log.warning(Event.DATABASE_LOST, message=str(error).strip())
@@ -231,6 +232,7 @@ class Writer:
         if self._conn is not None:
             self._conn.close()
             self._conn = None
+        self._accounts = None  # a database that failed over may have forgotten settings
 
     def _succeeded(self, batch: Batch, written: Written, seconds: float) -> None:
         with self._changed:

@@ -59,7 +59,8 @@ CREATE TABLE rollup_control (
     needs_code integer NOT NULL DEFAULT 1
 );
 INSERT INTO rollup_control DEFAULT VALUES;
-COMMENT ON COLUMN rollup_control.settings_version IS 'rises with every change of a reporting_timezone';
+COMMENT ON COLUMN rollup_control.settings_version IS
+    'changes with every reporting_timezone; microseconds since 1970, so that no number comes twice, even after a failover';
 COMMENT ON COLUMN rollup_control.changed_by IS 'the transaction that raised settings_version last: once for all its rows';
 COMMENT ON COLUMN rollup_control.settle_seconds IS
     'how long after a change of time zone raw rows of messages read before it may still be on their way';
@@ -192,10 +193,15 @@ COMMENT ON VIEW rollup_coverage IS
     'open: counted live, provisional; closed: audited; stale: behind its raw events; settling: its time zone changed';
 
 -- A time zone that is not IANA cannot be stored.
-CREATE FUNCTION rollup_check_timezone() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION rollup_check_timezone() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
     near text;
 BEGIN
+    IF TG_OP = 'UPDATE' AND NEW.account_id <> OLD.account_id THEN
+        RAISE EXCEPTION 'account %: its account_id cannot become %', OLD.account_id, NEW.account_id
+            USING ERRCODE = 'check_violation', HINT = 'Delete the row and insert one for the other account.';
+    END IF;
     IF NEW.reporting_timezone IS NULL
        OR EXISTS (SELECT FROM iana_timezones WHERE name = NEW.reporting_timezone) THEN
         RETURN NEW;
@@ -214,18 +220,48 @@ BEGIN
 END
 $$;
 CREATE TRIGGER rollup_check_timezone
-    BEFORE INSERT OR UPDATE OF reporting_timezone ON account_settings
+    BEFORE INSERT OR UPDATE ON account_settings
     FOR EACH ROW EXECUTE FUNCTION rollup_check_timezone();
+
+-- Wait until no consumer and no rebuild is in a transaction, and let none begin before this transaction ends. We stand in
+-- their queue for two seconds at a time, longer than a transaction takes, so that they never wait behind us for longer.
+CREATE FUNCTION rollup_lock_settings() RETURNS void LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    lock_timeout text := current_setting('lock_timeout');
+BEGIN
+    FOR attempt IN 1..15 LOOP
+        BEGIN
+            PERFORM set_config('lock_timeout', '2s', true);
+            PERFORM pg_advisory_xact_lock(hashtextextended('reporting-rollup settings', 0));
+            PERFORM set_config('lock_timeout', lock_timeout, true);
+            RETURN;
+        EXCEPTION WHEN lock_not_available THEN
+            PERFORM pg_sleep(0.02 + random() * 0.1);
+        END;
+    END LOOP;
+    RAISE EXCEPTION 'consumers or rebuilds kept the accounts'' settings locked for 30 s'
+        USING ERRCODE = 'lock_not_available', HINT = 'Nothing was changed. Try again.';
+END
+$$;
+
+-- Whoever aggregated with older settings aggregates again. Once a transaction, however many accounts it changes.
+CREATE FUNCTION rollup_renew_settings_version() RETURNS void LANGUAGE sql SET search_path FROM CURRENT AS $$
+    UPDATE rollup_control SET
+        settings_version = greatest(settings_version + 1, (extract(epoch FROM clock_timestamp()) * 1e6)::bigint),
+        changed_by = pg_current_xact_id()
+    WHERE changed_by IS DISTINCT FROM pg_current_xact_id();
+$$;
 
 -- What a change of time zone does to the account's days. It runs at the end of the transaction (deferred), so that the
 -- exclusive lock, which no consumer's transaction can overlap, is held for an instant however long the transaction
 -- around it is.
-CREATE FUNCTION rollup_timezone_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+-- Both triggers run with the rights of the migrations' owner: whoever may write account_settings needs no others.
+CREATE FUNCTION rollup_timezone_changed() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
     account integer := CASE WHEN TG_OP = 'DELETE' THEN OLD.account_id ELSE NEW.account_id END;
     old_zone text := CASE WHEN TG_OP <> 'INSERT' THEN OLD.reporting_timezone END;
     new_zone text := CASE WHEN TG_OP <> 'DELETE' THEN NEW.reporting_timezone END;
-    lock_timeout text := current_setting('lock_timeout');
     settle interval;
     present timestamptz;
     today date;
@@ -243,25 +279,10 @@ BEGIN
             USING ERRCODE = 'feature_not_supported',
                   HINT = 'Nothing was changed. Use a READ COMMITTED transaction: it sees the days counted meanwhile.';
     END IF;
-    -- 1. Alone. Consumers and rebuilds hold this lock shared in every transaction. We wait in their queue for half a
-    -- second at a time, so that they never wait behind us for longer.
-    FOR attempt IN 1..60 LOOP
-        BEGIN
-            PERFORM set_config('lock_timeout', '500ms', true);
-            PERFORM pg_advisory_xact_lock(hashtextextended('reporting-rollup settings', 0));
-            PERFORM set_config('lock_timeout', lock_timeout, true);
-            EXIT;
-        EXCEPTION WHEN lock_not_available THEN
-            IF attempt = 60 THEN
-                RAISE EXCEPTION 'account %: consumers or rebuilds kept the settings locked for 30 s', account
-                    USING ERRCODE = 'lock_not_available', HINT = 'Nothing was changed. Try again.';
-            END IF;
-            PERFORM pg_sleep(0.02 + random() * 0.1);
-        END;
-    END LOOP;
+    -- 1. Alone: consumers and rebuilds hold this lock shared in every transaction.
+    PERFORM rollup_lock_settings();
     -- 2. Whoever aggregated with the old settings aggregates again.
-    UPDATE rollup_control SET settings_version = settings_version + 1, changed_by = pg_current_xact_id()
-    WHERE changed_by IS DISTINCT FROM pg_current_xact_id();
+    PERFORM rollup_renew_settings_version();
     SELECT make_interval(secs => settle_seconds) INTO settle FROM rollup_control;
     present := clock_timestamp();
     today := (present AT TIME ZONE 'UTC')::date;
@@ -277,8 +298,8 @@ BEGIN
     -- lie up to 26 hours apart.
     SELECT min(date), max(date), old_zone IS NOT NULL OR coalesce(bool_or(timezone <> new_zone), false)
     INTO first_day, last_day, recount FROM rollup_days WHERE account_id = account;
-    first_day := least(first_day, today) - 2;
-    last_day := greatest(last_day, today) + 2;
+    first_day := greatest(least(first_day, today) - 2, date '1999-12-30');
+    last_day := least(greatest(last_day, today) + 2, today + 5);
     INSERT INTO rollup_days AS d (account_id, date, timezone, stale_since, settles_at, events)
     SELECT account, first_day + n, new_zone, present, present + settle, CASE WHEN recount THEN NULL ELSE 0 END
     FROM generate_series(0, last_day - first_day) AS n
@@ -292,15 +313,31 @@ BEGIN
 END
 $$;
 CREATE CONSTRAINT TRIGGER rollup_timezone_changed
-    AFTER INSERT OR DELETE OR UPDATE OF reporting_timezone ON account_settings
+    AFTER INSERT OR DELETE OR UPDATE ON account_settings
     DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW EXECUTE FUNCTION rollup_timezone_changed();
 
+
+CREATE FUNCTION rollup_settings_truncated() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM rollup_lock_settings();
+    PERFORM rollup_renew_settings_version();
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER rollup_settings_truncated
+    AFTER TRUNCATE ON account_settings FOR EACH STATEMENT EXECUTE FUNCTION rollup_settings_truncated();
+
 -- migrate:down
+DROP TRIGGER rollup_settings_truncated ON account_settings;
 DROP TRIGGER rollup_timezone_changed ON account_settings;
 DROP TRIGGER rollup_check_timezone ON account_settings;
 DROP FUNCTION rollup_timezone_changed();
 DROP FUNCTION rollup_check_timezone();
+DROP FUNCTION rollup_settings_truncated();
+DROP FUNCTION rollup_renew_settings_version();
+DROP FUNCTION rollup_lock_settings();
 DROP VIEW rollup_coverage;
 DROP TABLE dead_letters, consumer_offsets, late_events, rollup_members, counted_events, rollup_days,
     reporting_events_rollups, rollup_control, iana_timezones;

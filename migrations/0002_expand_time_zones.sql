@@ -89,5 +89,20 @@ US/Arizona US/Central US/East-Indiana US/Eastern US/Hawaii US/Indiana-Starke US/
 US/Samoa UTC Universal W-SU WET Zulu', '\s+')
 ON CONFLICT DO NOTHING;
 
+-- Zones that accounts had before.
+DO $$
+DECLARE
+    wrong text;
+BEGIN
+    SELECT string_agg(format('%s (%s)', account_id, reporting_timezone), ', ' ORDER BY account_id) INTO wrong
+    FROM account_settings
+    WHERE reporting_timezone IS NOT NULL AND reporting_timezone NOT IN (SELECT name FROM iana_timezones);
+    IF wrong IS NOT NULL THEN
+        RAISE EXCEPTION 'accounts whose reporting_timezone is not an IANA name: %', wrong
+            USING HINT = 'Nothing was changed. Give them IANA names, as Europe/Paris, and migrate again.';
+    END IF;
+END
+$$;
+
 -- migrate:down
 DELETE FROM iana_timezones;

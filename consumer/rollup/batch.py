@@ -69,6 +69,10 @@ class Events:
         )
 
 
+EVENT_BYTES = 100
+"""About what an event takes up in columns."""
+
+
 class Partition(NamedTuple):
     """A topic partition; tuples sort as the transaction locks them."""
 
@@ -162,6 +166,12 @@ class Batch:
     def messages(self) -> int:
         """How many messages it covers."""
         return sum(span.messages for span in self.spans)
+
+    @property
+    def weight(self) -> int:
+        """Its share of the memory that may wait for the writer, in messages: dead letters weigh by their size."""
+        dead = sum(len(letter.value or b"") + len(letter.key or b"") for letter in self.dead_letters)
+        return self.messages + dead // EVENT_BYTES
 
 
 def merge(batches: Sequence[Batch]) -> Batch:

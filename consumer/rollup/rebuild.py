@@ -99,7 +99,7 @@ class Rebuilder:
             account_id: an account with a time zone.
             day: a local date of the account.
             now_us: the present, microseconds since the epoch; decides whether a day never seen is open.
-            force: take raw as the truth even if it lacks events that were counted.
+            force: take raw as the truth even if it lacks events that were counted, or that came late.
 
         Raises:
             RebuildError: the account has no time zone.
@@ -133,7 +133,10 @@ class Rebuilder:
             if not closed and events:  # 6
                 conn.execute(STATEMENTS["lock_rebuild_bits"])
                 claim(conn, ids, np.zeros(events, np.int16), [REBUILD_SHARD], number)
-            conn.execute(STATEMENTS["remove_late_events"], {**key, "ids": [*found, *every.tolist()]})  # 7
+            if force:  # 7
+                conn.execute(STATEMENTS["forget_late_events"], key)
+            else:
+                conn.execute(STATEMENTS["remove_late_events"], {**key, "ids": [*found, *every.tolist()]})
             left = conn.execute(STATEMENTS["late_events_left"], key).fetchone() == (True,)
             finish = {
                 **key,

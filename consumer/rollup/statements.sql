@@ -85,8 +85,10 @@ ON CONFLICT (account_id, date) DO UPDATE SET
     events = d.events + CASE WHEN d.closed OR d.timezone <> excluded.timezone THEN 0 ELSE excluded.events END,
     stale_since = CASE
         WHEN d.closed OR d.timezone <> excluded.timezone OR d.events IS NULL THEN coalesce(d.stale_since, now())
+        WHEN d.registry <> excluded.registry THEN coalesce(d.stale_since, now())
         ELSE d.stale_since
     END,
+    registry = excluded.registry,
     updated_at = now()
 RETURNING d.account_id, d.date, d.timezone, d.closed OR d.events IS NULL AS not_counted_live;
 
@@ -315,6 +317,10 @@ SELECT pg_advisory_xact_lock(hashtextextended('reporting-rollup rebuild bits', 0
 -- name: remove_late_events
 DELETE FROM late_events WHERE account_id = %(account)s AND date = %(date)s AND event_id = ANY(%(ids)s::bigint[]);
 
+-- name: forget_late_events
+-- The operator took raw as the truth: late events that it does not have never were.
+DELETE FROM late_events WHERE account_id = %(account)s AND date = %(date)s;
+
 -- name: late_events_left
 SELECT EXISTS (SELECT FROM late_events WHERE account_id = %(account)s AND date = %(date)s);
 
@@ -335,7 +341,8 @@ WHERE account_id = %(account)s AND date = %(date)s;
 SELECT d.account_id, d.date
 FROM rollup_days AS d
 JOIN account_settings AS s ON s.account_id = d.account_id AND s.reporting_timezone IS NOT NULL
-WHERE d.stale_since IS NOT NULL AND (d.settles_at IS NULL OR d.settles_at <= now())
+WHERE (d.stale_since IS NOT NULL OR d.timezone <> s.reporting_timezone)
+    AND (d.settles_at IS NULL OR d.settles_at <= now())
 ORDER BY d.stale_since, d.account_id, d.date;
 
 -- name: days_settling

@@ -33,9 +33,9 @@ class Writing:
 
     def __init__(self, url: str, conn: Connection, rollup: Rollup) -> None:
         sample = load(2_000)
+        rollup.now = datetime.now(UTC)  # the writer's own present is the real one, and so is the trigger's
         prepare(conn, sample)
         self.url, self.conn, self.rollup = url, conn, rollup
-        rollup.now = datetime.now(UTC)  # the writer's own present is the real one
         self.values = [value for _, value in sample.messages()]
         self.health = Health(time.monotonic())
         self.registry = CollectorRegistry()
