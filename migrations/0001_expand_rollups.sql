@@ -192,6 +192,10 @@ LEFT JOIN account_settings AS s USING (account_id);
 COMMENT ON VIEW rollup_coverage IS
     'open: counted live, provisional; closed: audited; stale: behind its raw events; settling: its time zone changed';
 
+-- The functions below keep the present search_path. Some run with their owner's rights, so temporary tables of whoever
+-- calls them must not come first, as they do unless named.
+SELECT set_config('search_path', current_setting('search_path') || ', pg_temp', true);
+
 -- A time zone that is not IANA cannot be stored.
 CREATE FUNCTION rollup_check_timezone() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
