@@ -96,6 +96,71 @@ def days_of_rollup(conn: Connection, account: int) -> list[date]:
     return [day for (day,) in found]
 
 
+def test_forced_it_forgets_late_events_that_raw_does_not_have(
+    conn: Connection, run_program: RunProgram, sample: Sample
+) -> None:
+    conn.execute("UPDATE rollup_days SET settles_at = now()")
+    assert run_program("backfill", "--stale")[0] == 0
+    day, other = days_of(conn, 1)[-1], days_of(conn, 2)[-1]
+    conn.execute("INSERT INTO late_events VALUES (1, %s, 999999), (2, %s, 999998)", (day, other))
+    conn.execute(
+        "UPDATE rollup_days SET stale_since = now() WHERE (account_id, date) IN ((1, %s), (2, %s))", (day, other)
+    )
+    words = ("--account", "1", "--date", str(day))
+    code, out, _ = run_program("backfill", *words)
+    assert code == 0
+    assert "stays stale until its late events are in reporting_events" in out
+    code, out, _ = run_program("backfill", *words, "--force")
+    assert code == 0
+    assert "rebuilt;" in out
+    assert "stale" not in out
+    assert conn.execute("SELECT account_id, event_id FROM late_events").fetchall() == [(2, 999998)]  # not named
+    assert stale_days(conn) == [(2, other)]
+
+
+def stale_days(conn: Connection) -> list[tuple[int, date]]:
+    """The days that wait for a rebuild."""
+    return conn.execute(
+        "SELECT account_id, date FROM rollup_days WHERE stale_since IS NOT NULL ORDER BY account_id, date"
+    ).fetchall()
+
+
+def test_a_day_that_somebody_keeps_does_not_hold_up_the_others(
+    conn: Connection, database_url: str, run_program: RunProgram, sample: Sample
+) -> None:
+    conn.execute("UPDATE rollup_days SET settles_at = now()")
+    kept = (1, days_of(conn, 1)[0])
+    assert kept in stale_days(conn)
+    with psycopg.connect(database_url) as keeper:
+        keeper.execute("SELECT FROM rollup_days WHERE account_id = %s AND date = %s FOR UPDATE", kept)
+        code, out, err = run_program("backfill", "--stale", DB_STATEMENT_TIMEOUT_SECONDS=1)
+    assert code == 1
+    assert err.startswith(f"account {kept[0]}, {kept[1]}: ")
+    assert err.endswith("; left for later\n")
+    assert len(err.splitlines()) == 1
+    assert "account 12," in out
+    assert stale_days(conn) == [kept]
+    assert run_program("backfill", "--stale", DB_STATEMENT_TIMEOUT_SECONDS=5)[0] == 0
+    assert_exact(conn)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--account", "1", "--date", "1999-12-30"], "--date: 1999-12-30 cannot have events"),
+        (["--account", "1", "--date", "2026-02-11", "--date", "9999-12-31"], "--date: 9999-12-31 cannot have events"),
+        (["--account", "1", "--date", "0001-01-01"], "--date: 0001-01-01 cannot have events"),
+        *((["--stale", "--watch", seconds], "--watch takes a number") for seconds in ("0", "-1", "nan", "inf", "1e9")),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_dates_and_seconds_out_of_range_are_one_line(run_program: RunProgram, words: list[str], said: str) -> None:
+    code, out, err = run_program("backfill", *words)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
