@@ -190,8 +190,11 @@ VALUES (
 ON CONFLICT ON CONSTRAINT dead_letters_once DO NOTHING;
 
 -- name: stale_days
--- How many days are known to be behind, and since when the oldest is.
-SELECT count(*), min(stale_since) FROM rollup_days WHERE stale_since IS NOT NULL;
+-- How many days of accounts that have a rollup are known to be behind, and since when the oldest is.
+SELECT count(*), min(d.stale_since)
+FROM rollup_days AS d
+JOIN account_settings AS s ON s.account_id = d.account_id AND s.reporting_timezone IS NOT NULL
+WHERE d.stale_since IS NOT NULL;
 
 -- name: account_timezone
 SELECT reporting_timezone FROM account_settings WHERE account_id = %(account)s;
