@@ -1,18 +1,14 @@
 """The rows of `rollup_days` in a batch's transaction: their locks order everything that touches a day."""
 
-from datetime import UTC, datetime, timedelta
-
 import numpy as np
 import psycopg
 
 from consumer.rollup.accounts import AccountZones
 from consumer.rollup.aggregate import Dated, day_key, split_key
 from consumer.rollup.batch import BoolArray, Int64Array
-from consumer.rollup.days import day_date, day_number, day_start_us, local_day
+from consumer.rollup.days import day_date, day_number, day_start_us, instant, local_day
 from consumer.rollup.registry import Registry
 from consumer.rollup.statements import STATEMENTS
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def lock_days(
@@ -37,9 +33,7 @@ def lock_days(
         "accounts": account_ids,
         "dates": [day_date(day) for day in days],
         "timezones": timezones,
-        "starts": [
-            EPOCH + timedelta(microseconds=day_start_us(name, day)) for name, day in zip(timezones, days, strict=True)
-        ],
+        "starts": [instant(day_start_us(name, day)) for name, day in zip(timezones, days, strict=True)],
         "in_window": in_window,
         "events": numbers.tolist(),
         "registry": registry.fingerprint,

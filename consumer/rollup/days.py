@@ -11,7 +11,7 @@ Days are numbers here: days since 1970-01-01. Instants are microseconds since 19
 
 import difflib
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cache, lru_cache
 from importlib import metadata, resources
 from zoneinfo import ZoneInfo
@@ -39,6 +39,11 @@ def day_number(day: date) -> int:
 def day_date(number: int) -> date:
     """The date of a day number."""
     return EPOCH_DAY + timedelta(days=number)
+
+
+def instant(us: int) -> datetime:
+    """The aware datetime (UTC) of microseconds since 1970-01-01T00:00:00Z."""
+    return (EPOCH + timedelta(microseconds=us)).replace(tzinfo=UTC)
 
 
 @cache

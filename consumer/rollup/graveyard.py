@@ -2,16 +2,14 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
 import psycopg
 
 from consumer.rollup.batch import Batch
+from consumer.rollup.days import instant
 from consumer.rollup.statements import STATEMENTS
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def bury(conn: psycopg.Connection, batch: Batch, group_id: str) -> None:
@@ -27,7 +25,7 @@ def bury(conn: psycopg.Connection, batch: Batch, group_id: str) -> None:
             "key": letter.key,
             "value": letter.value,
             "headers": _headers(letter.headers),
-            "timestamp": None if letter.timestamp_us is None else EPOCH + timedelta(microseconds=letter.timestamp_us),
+            "timestamp": None if letter.timestamp_us is None else instant(letter.timestamp_us),
             "error_class": letter.error_class,
             "reason": letter.reason,
         }

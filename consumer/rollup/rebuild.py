@@ -11,7 +11,7 @@
 """
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from enum import StrEnum
 from typing import Any
 
@@ -22,11 +22,9 @@ from psycopg import sql
 from consumer.errors import RollupError
 from consumer.rollup.batch import Int64Array
 from consumer.rollup.bitmap import REBUILD_SHARD, already_counted, claim
-from consumer.rollup.days import day_number, day_start_us, local_day
+from consumer.rollup.days import day_number, day_start_us, instant, local_day
 from consumer.rollup.registry import Kind, Registry
 from consumer.rollup.statements import STATEMENTS
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class RebuildError(RollupError):
@@ -165,7 +163,7 @@ class Rebuilder:
 
     def _stage(self, key: dict[str, Any], timezone: str, number: int) -> tuple[Int64Array, Int64Array]:
         """Read the day's raw events; the ids of the valid ones and of all."""
-        bounds = [EPOCH + timedelta(microseconds=day_start_us(timezone, day)) for day in (number, number + 1)]
+        bounds = [instant(day_start_us(timezone, day)) for day in (number, number + 1)]
         if not self._raw_has_zone:
             bounds = [bound.replace(tzinfo=None) for bound in bounds]
         names = list(self._registry.event_names)
