@@ -45,6 +45,9 @@ CONTROL_TIMEOUT_SECONDS = 2
 FETCH_BYTES = 32_000_000
 """What one read may bring, by the size of the messages of the last one. 20,000 messages of the usual size are 8 MB."""
 
+FIRST_READ = 100
+"""Messages of the first read, whose size nobody knows yet."""
+
 COLLECT_AFTER = 500_000
 """Objects that must have piled up before Python looks for cycles: more than a turn of the loop makes and frees."""
 
@@ -151,7 +154,7 @@ class Service:
         # again instead of going back to the kernel page by page, a third. docs/performance.md has the figures.
         gc.freeze()
         gc.set_threshold(COLLECT_AFTER)
-        most = self._settings.fetch_max_events
+        most = min(FIRST_READ, self._settings.fetch_max_events)
         gather = self._settings.batch_max_wait_ms / 1000
         while not self._stop.is_set():
             turn = time.monotonic()
@@ -166,11 +169,12 @@ class Service:
             # While paused, `read` does the waiting.
             if self._writer.conflicted or not self._writer.wait_for_room(0 if self._source.paused else 0.1):
                 blocked_since = blocked_since or turn
-                if self._writer.database_away or turn - blocked_since > PAUSE_AFTER:
+                offsets_away = self._writer.conflicted or self._writer.database_away
+                if offsets_away or turn - blocked_since > PAUSE_AFTER:
                     self._pause()
                     self._source.read(1, 0.1, 0)  # serves the group; fetches nothing
                     observe("paused", time.monotonic() - turn)
-                    reason = "database" if self._writer.database_away else "backpressure"
+                    reason = "database" if offsets_away else "backpressure"
                     self._metrics.paused_seconds.labels(reason).inc(time.monotonic() - turn)
                 else:
                     observe("backpressure", time.monotonic() - turn)

@@ -137,7 +137,9 @@ COPY stage_members (account_id, date, dimension_type, dimension_id, metric, memb
 
 -- name: plan_for_lookups
 -- The live path looks up the batch's keys by index. A join by hash would read whole tables once they are large, and
--- statistics from when a table was empty would have it read again for every row.
+-- statistics from when a table was empty would have it read again for every row. Compiling a plan costs more than these
+-- short statements gain, at every transaction anew.
+SET jit = off;
 SET enable_hashjoin = off;
 SET enable_mergejoin = off;
 SET enable_seqscan = off;
