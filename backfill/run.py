@@ -1,7 +1,7 @@
 """Rebuilds days one after the other, each in a transaction of its own, through what passes by itself."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from typing import TypeVar
 
@@ -29,15 +29,14 @@ class Runner:
         self._conn: psycopg.Connection | None = None
         self._rebuilder: Rebuilder | None = None
 
-    def rebuild(self, account_id: int, day: date, *, force: bool = False) -> Rebuilt:
-        """Rebuild one day; locks and lost connections are waited for.
+    def rebuild(self, accounts: Sequence[int], day: date, *, force: bool = False) -> list[Rebuilt]:
+        """Rebuild a date of some accounts in one transaction; locks and lost connections are waited for.
 
         Raises:
-            RebuildError: the day cannot be rebuilt as things are.
             SchemaError: migrations are missing, or newer than this program.
             psycopg.Error: the database stayed away, or refused.
         """
-        return self._try(lambda: self._ready().rebuild(account_id, day, time.time_ns() // 1000, force=force))
+        return self._try(lambda: self._ready().rebuild_many(accounts, day, time.time_ns() // 1000, force=force))
 
     def stale_days(self) -> list[Day]:
         """Stale days that can be rebuilt now, those waiting longest first. Raises SchemaError."""

@@ -7,7 +7,7 @@ import psycopg
 
 from backfill.run import Runner
 from consumer.database import is_transient
-from consumer.rollup.rebuild import RebuildError, Rebuilt
+from consumer.rollup.rebuild import Rebuilt
 
 Report = Callable[[Rebuilt | str], None]
 
@@ -20,10 +20,7 @@ def rebuild_stale(runner: Runner, report: Report, stop: threading.Event) -> bool
         if stop.is_set():
             break
         try:
-            result = runner.rebuild(account, day)
-        except RebuildError as error:
-            report(str(error))
-            good = False
+            (result,) = runner.rebuild([account], day)
         except psycopg.Error as error:
             # Of this day only, such as a lock that somebody keeps; without a connection there is no use in going on.
             if not is_transient(error) or not runner.connected:

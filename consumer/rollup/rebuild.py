@@ -1,15 +1,16 @@
-"""The rebuild: one (account, day) recomputed from its raw events, in one transaction, while consumers go on.
+"""The rebuild: days of one date recomputed from their raw events, in one transaction, while consumers go on.
 
 1. share the settings lock
-2. lock the day; live batches with events of this day wait from here, those of other days do not
+2. lock the days, sorted; live batches with events of these days wait from here, others do not
 3. read the raw events once, into a temporary table: all that follows comes from that snapshot, so no row can slip
    in between what is added up and what is claimed
-4. if ids were counted that raw does not have, replace nothing: the day stays stale
-5. replace the day's rows and members, leaving those that are right alone
-6. if the day is counted live, claim its raw ids
-7. drop the late events that raw has by now; the day's new state; commit
+4. where ids were counted that raw does not have, replace nothing: the day stays stale
+5. replace the days' rows and members, leaving those that are right alone
+6. of days that are counted live, claim the raw ids
+7. drop the late events that raw has by now; the days' new state; commit
 """
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
@@ -17,18 +18,15 @@ from typing import Any
 
 import numpy as np
 import psycopg
-from psycopg import sql
 
-from consumer.errors import RollupError
-from consumer.rollup.batch import Int64Array
 from consumer.rollup.bitmap import REBUILD_SHARD, already_counted, claim
-from consumer.rollup.days import day_number, day_start_us, instant, local_day
-from consumer.rollup.registry import Kind, Registry
+from consumer.rollup.days import day_number, local_day
+from consumer.rollup.raw_stage import RawStage, RebuildError
+from consumer.rollup.registry import Registry
 from consumer.rollup.statements import STATEMENTS
 
-
-class RebuildError(RollupError):
-    """A day cannot be rebuilt; nothing of it was changed."""
+Audit = Callable[[int], int]
+"""Called with an account id while its day is locked and untouched; says how many of the day's rows are wrong."""
 
 
 class Result(StrEnum):
@@ -41,6 +39,8 @@ class Result(StrEnum):
     """Nothing was replaced: events that were counted are not in raw."""
     LATE = "late"
     """Rebuilt, but late events of the day are not in raw yet; it stays stale."""
+    NO_TIMEZONE = "no timezone"
+    """Nothing was done: without a time zone the account's days have no bounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +54,40 @@ class Rebuilt:
         invalid: raw events left out because a message could not have them either.
         missing: counted events that raw does not have.
         changed: rollup rows written or removed.
+        closed: whether the day is closed now.
+        drift: rows that its audit found wrong; 0 without one.
     """
 
     account_id: int
     date: date
-    timezone: str
+    timezone: str | None
     result: Result
-    events: int
-    invalid: int
-    missing: int
-    changed: int
+    events: int = 0
+    invalid: int = 0
+    missing: int = 0
+    changed: int = 0
+    closed: bool = False
+    drift: int = 0
+
+
+@dataclass(slots=True)
+class _Day:
+    """A day that is being rebuilt."""
+
+    account_id: int
+    timezone: str
+    in_window: bool
+    known: bool
+    """Whether what is counted of it is known: it is of the account's time zone, and has a number of events."""
+    closed: bool
+    counted: int
+    settled: bool
+    closing: bool = False
+    """Whether this rebuild closes it."""
+    events: int = 0
+    invalid: int = 0
+    missing: int = 0
+    drift: int = 0
 
 
 class Rebuilder:
@@ -82,144 +106,149 @@ class Rebuilder:
         self._conn = conn
         self._registry = registry
         self._open_days = open_days
-        row = conn.execute(STATEMENTS["raw_time_type"]).fetchone()
-        if row is None:
-            raise RebuildError("there is no table reporting_events to rebuild from: apply the migrations")
-        self._raw_has_zone = row[0] == "timestamp with time zone"
-        self._sql = _compose(registry)
-        conn.execute(STATEMENTS["create_stages"])
-        conn.execute(self._sql["create_raw_stage"])
+        self._stage = RawStage(conn, registry)
 
     def rebuild(self, account_id: int, day: date, now_us: int, *, force: bool = False) -> Rebuilt:
-        """Rebuild one day. Blocks while live batches or other rebuilds hold it.
-
-        Args:
-            account_id: an account with a time zone.
-            day: a local date of the account.
-            now_us: the present, microseconds since the epoch; decides whether a day never seen is open.
-            force: take raw as the truth even if it lacks events that were counted, or that came late.
-
-        Raises:
-            RebuildError: the account has no time zone.
-            psycopg.Error: the database refused or is away; nothing was changed.
-        """
-        conn = self._conn
-        key: dict[str, Any] = {"account": account_id, "date": day}
-        with conn.transaction():
-            conn.execute(STATEMENTS["share_settings"])  # 1
-            timezone = self._timezone(account_id)
-            number = day_number(day)
-            in_window = number > local_day(timezone, now_us) - self._open_days
-            fingerprint = self._registry.fingerprint
-            state = {**key, "timezone": timezone, "in_window": in_window, "registry": fingerprint}
-            row = conn.execute(STATEMENTS["lock_day"], state).fetchone()  # 2
-            if row is None:
-                raise RebuildError(f"account {account_id}, {day}: its row in rollup_days vanished")
-            recorded, closed, counted, settled = row
-            found = [late for (late,) in conn.execute(STATEMENTS["late_events_found"], key)]
-            ids, every = self._stage(key, timezone, number)  # 3
-            events, invalid = len(ids), len(every) - len(ids)
-            known = recorded == timezone and counted is not None
-            if known and not force:  # 4
-                new = 0 if closed else int((~already_counted(conn, ids)).sum())
-                missing = counted + new - events
-                if missing > 0:
-                    conn.execute(STATEMENTS["mark_stale"], key)
-                    return Rebuilt(account_id, day, timezone, Result.MISSING, events, invalid, missing, 0)
-            changed = self._replace(key)  # 5
-            closed = closed if known else not in_window
-            if not closed and events:  # 6
-                conn.execute(STATEMENTS["lock_rebuild_bits"])
-                claim(conn, ids, np.zeros(events, np.int16), [REBUILD_SHARD], number)
-            if force:  # 7
-                conn.execute(STATEMENTS["forget_late_events"], key)
-            else:
-                conn.execute(STATEMENTS["remove_late_events"], {**key, "ids": [*found, *every.tolist()]})
-            left = conn.execute(STATEMENTS["late_events_left"], key).fetchone() == (True,)
-            finish = {
-                **key,
-                "timezone": timezone,
-                "closed": closed,
-                # An unknown count stays unknown until the change of time zone has settled.
-                "events": events if known or settled else None,
-                "registry": fingerprint,
-                "stale": left or not settled,
-                "settled": settled,
-            }
-            conn.execute(STATEMENTS["finish_rebuild"], finish)
-        result = Result.REBUILT if settled else Result.SETTLING
-        if left and settled:
-            result = Result.LATE
-        return Rebuilt(account_id, day, timezone, result, events, invalid, 0, changed)
-
-    def _timezone(self, account_id: int) -> str:
-        row = self._conn.execute(STATEMENTS["account_timezone"], {"account": account_id}).fetchone()
-        if row is None or row[0] is None:
+        """Rebuild one day, as `rebuild_many` does; raises RebuildError if the account has no time zone."""
+        (rebuilt,) = self.rebuild_many([account_id], day, now_us, force=force)
+        if rebuilt.result is Result.NO_TIMEZONE:
             raise RebuildError(
                 f"account {account_id} has no reporting_timezone, so its days have no bounds: set one in "
                 "account_settings, for example Europe/Paris"
             )
-        return str(row[0])
+        return rebuilt
 
-    def _stage(self, key: dict[str, Any], timezone: str, number: int) -> tuple[Int64Array, Int64Array]:
-        """Read the day's raw events; the ids of the valid ones and of all."""
-        bounds = [instant(day_start_us(timezone, day)) for day in (number, number + 1)]
-        if not self._raw_has_zone:
-            bounds = [bound.replace(tzinfo=None) for bound in bounds]
-        names = list(self._registry.event_names)
-        self._conn.execute(self._sql["stage_raw_events"], {**key, "names": names, "start": bounds[0], "end": bounds[1]})
-        with self._conn.cursor(binary=True) as cursor:
-            rows = cursor.execute(STATEMENTS["staged_ids"]).fetchall()
-        every = np.array([identity for identity, _ in rows], np.int64)
-        return every[np.array([valid for _, valid in rows], np.bool_)], every
+    def rebuild_many(
+        self, accounts: Sequence[int], day: date, now_us: int, *, force: bool = False, audit: Audit | None = None
+    ) -> list[Rebuilt]:
+        """Rebuild a local date of several accounts. Blocks while live batches or other rebuilds hold one of the days.
 
-    def _replace(self, key: dict[str, Any]) -> int:
-        """Make the day's rows and members those of the staged raw events; how many rows changed."""
-        conn, metrics = self._conn, self._registry.metrics
-        additive = [m for m in metrics if m.kind is not Kind.DISTINCT]
-        feeds = {
-            "events": [m.event for m in additive],
-            "metrics": [m.metric for m in additive],
-            "adds_time": [m.kind is Kind.DURATION for m in additive],
-        }
-        conn.execute(self._sql["stage_rollups_from_raw"], {**key, **feeds})
-        for metric in {m.metric: m for m in metrics if m.member}.values():
-            names = [m.event for m in metrics if m.metric == metric.metric]
-            statement = self._sql[f"stage_members_from_raw {metric.member}"]
-            conn.execute(statement, {**key, "metric": metric.metric, "names": names})
-        conn.execute(STATEMENTS["stage_member_counts"])
-        removed = conn.execute(STATEMENTS["remove_rollups"], key).rowcount
-        replaced = conn.execute(STATEMENTS["replace_rollups"]).rowcount
-        conn.execute(STATEMENTS["remove_members"], key)
-        conn.execute(STATEMENTS["replace_members"])
-        return removed + replaced
+        Args:
+            accounts: any, each once.
+            day: the date.
+            now_us: the present, microseconds since the epoch; decides whether a day never seen is open.
+            force: take raw as the truth even if it lacks events that were counted, or that came late.
+            audit: close the days that have left the open window, after they were compared by this.
 
+        Returns:
+            What became of each account's day, in the order of `accounts`.
 
-def _compose(registry: Registry) -> dict[str, sql.Composed]:
-    """The statements that name the registry's columns. Names are quoted; values stay parameters."""
-    columns = [sql.Identifier(c) for c in registry.id_columns]
-    comma = sql.SQL(", ")
-    dimensions = [(sql.Literal(d.type), sql.Identifier(d.column)) for d in registry.dimensions]
-    is_grouped = [sql.SQL("WHEN grouping({0}) = 0 THEN {1}").format(column, kind) for kind, column in dimensions]
-    grouped_id = [sql.SQL("WHEN grouping({0}) = 0 THEN {0}").format(column) for _, column in dimensions]
-    case = sql.SQL("CASE {} END")
-    composed = {
-        "create_raw_stage": sql.SQL(STATEMENTS["create_raw_stage"]).format(
-            columns=comma.join(sql.SQL("{} bigint").format(c) for c in columns)
-        ),
-        "stage_raw_events": sql.SQL(STATEMENTS["stage_raw_events"]).format(
-            columns=comma.join(columns),
-            raw_columns=comma.join(sql.SQL("r.{}").format(c) for c in columns),
-        ),
-        "stage_rollups_from_raw": sql.SQL(STATEMENTS["stage_rollups_from_raw"]).format(
-            dimension_type=case.format(sql.SQL(" ").join(is_grouped)),
-            dimension_id=case.format(sql.SQL(" ").join(grouped_id)),
-            grouping_sets=comma.join(sql.SQL("(name, {})").format(column) for _, column in dimensions),
-        ),
-    }
-    values = comma.join(sql.SQL("({}, {})").format(kind, column) for kind, column in dimensions)
-    for member in {m.member for m in registry.metrics if m.member}:
-        composed[f"stage_members_from_raw {member}"] = sql.SQL(STATEMENTS["stage_members_from_raw"]).format(
-            member=sql.Identifier(member), dimensions=values
+        Raises:
+            psycopg.Error: the database refused or is away; nothing was changed.
+        """
+        with self._conn.transaction():
+            self._conn.execute(STATEMENTS["share_settings"])  # 1
+            days = self._lock(accounts, day, now_us)  # 2
+            where: dict[str, Any] = {"accounts": [d.account_id for d in days], "date": day}
+            for it in days:
+                if audit and it.known and it.settled and not it.closed and not it.in_window:
+                    it.closing, it.drift = True, audit(it.account_id)
+            found = self._conn.execute(STATEMENTS["late_events_found"], where).fetchall()
+            counts = self._stage.read(day, _by_timezone(days))  # 3
+            for it in days:
+                it.events, it.invalid = counts.get(it.account_id, (0, 0))
+            good = days if force else self._whole(days, day)  # 4
+            changed = self._stage.replace(day, [d.account_id for d in good]) if good else {}  # 5
+            for it in good:
+                it.closed = (it.closed or it.closing) if it.known else not it.in_window
+            self._claim(good, day)  # 6
+            late = self._finish(good, day, found, force=force)  # 7
+            if audited := [d for d in good if d.closing]:
+                drift = {"accounts": [d.account_id for d in audited], "drift": [d.drift for d in audited], "date": day}
+                self._conn.execute(STATEMENTS["note_audit"], drift)
+        by_account = {d.account_id: _rebuilt(d, day, changed.get(d.account_id, 0), d.account_id in late) for d in days}
+        return [by_account.get(a, Rebuilt(a, day, None, Result.NO_TIMEZONE)) for a in accounts]
+
+    def _lock(self, accounts: Sequence[int], day: date, now_us: int) -> list[_Day]:
+        """Lock the days of those accounts that have a time zone."""
+        timezones: dict[int, str] = dict(
+            self._conn.execute(STATEMENTS["timezones_of"], {"accounts": list(accounts)}).fetchall()
         )
-    return composed
+        oldest = {name: local_day(name, now_us) - self._open_days + 1 for name in set(timezones.values())}
+        in_window = {account: day_number(day) >= oldest[name] for account, name in timezones.items()}
+        parameters = {
+            "accounts": list(timezones),
+            "timezones": list(timezones.values()),
+            "in_window": list(in_window.values()),
+            "date": day,
+            "registry": self._registry.fingerprint,
+        }
+        return [
+            _Day(
+                account,
+                timezones[account],
+                in_window[account],
+                recorded == timezones[account] and counted is not None,
+                closed,
+                counted or 0,
+                settled,
+            )
+            for account, recorded, closed, counted, settled in self._conn.execute(
+                STATEMENTS["lock_days_to_rebuild"], parameters
+            )
+        ]
+
+    def _whole(self, days: list[_Day], day: date) -> list[_Day]:
+        """The days of which raw has every event that was counted; the others become stale and lose their stage."""
+        live = [d for d in days if d.known and not d.closed]
+        new = self._not_counted([d.account_id for d in live if d.counted]) if live else {}
+        for it in days:
+            if it.known:
+                # An id that is not counted yet comes on top; without any, raw need only have as many as were counted.
+                fresh = new.get(it.account_id, 0) if it.counted else it.events
+                it.missing = max(0, it.counted + (0 if it.closed else fresh) - it.events)
+        broken = [d.account_id for d in days if d.missing]
+        if broken:
+            self._conn.execute(STATEMENTS["mark_stale"], {"accounts": broken, "date": day})
+            self._stage.leave_out(broken)
+        return [d for d in days if not d.missing]
+
+    def _not_counted(self, accounts: Sequence[int]) -> dict[int, int]:
+        """How many of each account's staged events have no bit yet."""
+        owners, ids = self._stage.ids(accounts)
+        different, numbers = np.unique(owners[~already_counted(self._conn, ids)], return_counts=True)
+        return dict(zip(different.tolist(), numbers.tolist(), strict=True))
+
+    def _claim(self, days: list[_Day], day: date) -> None:
+        live = [d.account_id for d in days if not d.closed and d.events]
+        if live:
+            self._conn.execute(STATEMENTS["lock_rebuild_bits"])
+            _, ids = self._stage.ids(live)
+            claim(self._conn, ids, np.zeros(len(ids), np.int16), [REBUILD_SHARD], day_number(day))
+
+    def _finish(self, days: list[_Day], day: date, found: list[tuple[int, int]], *, force: bool) -> set[int]:
+        """Drop late events and write the days' state; returns the accounts that still have late events."""
+        where: dict[str, Any] = {"accounts": [d.account_id for d in days], "date": day}
+        if force:
+            self._conn.execute(STATEMENTS["forget_late_events"], where)
+        elif found:
+            arrived = {"late_accounts": [a for a, _ in found], "late_ids": [i for _, i in found]}
+            self._conn.execute(STATEMENTS["remove_late_events"], {**where, **arrived})
+        late = {account for (account,) in self._conn.execute(STATEMENTS["late_events_left"], where)}
+        state = {
+            **where,
+            "timezones": [d.timezone for d in days],
+            "closed": [d.closed for d in days],
+            "events": [d.events if d.known or d.settled else None for d in days],
+            "stale": [d.account_id in late or not d.settled for d in days],
+            "settled": [d.settled for d in days],
+            "registry": self._registry.fingerprint,
+        }
+        self._conn.execute(STATEMENTS["finish_rebuild"], state)
+        return late
+
+
+def _by_timezone(days: Iterable[_Day]) -> dict[str, list[int]]:
+    grouped: dict[str, list[int]] = {}
+    for it in days:
+        grouped.setdefault(it.timezone, []).append(it.account_id)
+    return grouped
+
+
+def _rebuilt(it: _Day, day: date, changed: int, late: bool) -> Rebuilt:
+    result = Result.REBUILT if it.settled else Result.SETTLING
+    if late and it.settled:
+        result = Result.LATE
+    if it.missing:
+        return Rebuilt(it.account_id, day, it.timezone, Result.MISSING, it.events, it.invalid, it.missing)
+    return Rebuilt(it.account_id, day, it.timezone, result, it.events, it.invalid, 0, changed, it.closed, it.drift)

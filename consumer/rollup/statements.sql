@@ -198,20 +198,24 @@ FROM rollup_days AS d
 JOIN account_settings AS s ON s.account_id = d.account_id AND s.reporting_timezone IS NOT NULL
 WHERE d.stale_since IS NOT NULL;
 
--- name: account_timezone
-SELECT reporting_timezone FROM account_settings WHERE account_id = %(account)s;
+-- name: timezones_of
+SELECT account_id, reporting_timezone FROM account_settings
+WHERE account_id = ANY(%(accounts)s) AND reporting_timezone IS NOT NULL;
 
--- name: lock_day
--- The rebuild's day, inserted if nobody has seen it. settled: raw rows of messages read before the account's time zone
--- changed, or before its rollup was switched on, have arrived by now.
+-- name: lock_days_to_rebuild
+-- The rebuild's days, sorted; inserted if nobody has seen them. settled: raw rows of messages read before the account's
+-- time zone changed, or before its rollup was switched on, have arrived by now.
 INSERT INTO rollup_days AS d (account_id, date, timezone, closed, settles_at, events, registry)
 SELECT
-    a.account_id, %(date)s, %(timezone)s, NOT %(in_window)s,
+    b.account_id, %(date)s, b.timezone, NOT b.in_window,
     a.rollup_since + make_interval(secs => c.settle_seconds), 0, %(registry)s
-FROM rollup_control AS c
-JOIN account_settings AS a ON a.account_id = %(account)s
+FROM unnest(%(accounts)s::int[], %(timezones)s::text[], %(in_window)s::boolean[])
+    AS b(account_id, timezone, in_window)
+CROSS JOIN rollup_control AS c
+JOIN account_settings AS a USING (account_id)
+ORDER BY b.account_id
 ON CONFLICT (account_id, date) DO UPDATE SET updated_at = now()
-RETURNING d.timezone, d.closed, d.events, d.settles_at IS NULL OR d.settles_at <= now() AS settled;
+RETURNING d.account_id, d.timezone, d.closed, d.events, d.settles_at IS NULL OR d.settles_at <= now() AS settled;
 
 -- name: raw_time_type
 -- Whether the application keeps created_at as `timestamp` (UTC) or `timestamptz`.
@@ -224,13 +228,13 @@ CREATE TEMPORARY TABLE IF NOT EXISTS stage_raw (
 ) ON COMMIT DELETE ROWS;
 
 -- name: late_events_found
--- Late events of the day that are in raw by now, on whatever day they lie. Asked before the raw events are read.
-SELECT l.event_id FROM late_events AS l
-WHERE l.account_id = %(account)s AND l.date = %(date)s
+-- Late events that are in raw by now, on whatever day they lie. Asked before the raw events are read.
+SELECT l.account_id, l.event_id FROM late_events AS l
+WHERE l.account_id = ANY(%(accounts)s) AND l.date = %(date)s
     AND EXISTS (SELECT FROM reporting_events AS r WHERE r.id = l.event_id);
 
 -- name: stage_raw_events
--- The one look at the day's raw events: everything a rebuild writes comes from this snapshot. Rows that a message could
+-- The one look at the days' raw events: everything a rebuild writes comes from this snapshot. Rows that a message could
 -- not have either (durations beyond 1e9 s, NaN) are marked invalid. round() is half to even, as in numpy.
 INSERT INTO stage_raw (id, name, valid, value_us, business_us, account_id, {columns})
 SELECT
@@ -242,20 +246,27 @@ FROM reporting_events AS r
 CROSS JOIN LATERAL (
     SELECT coalesce(abs(r.value) <= 1e9, true) AND coalesce(abs(r.value_in_business_hours) <= 1e9, true) AS valid
 ) AS v
-WHERE r.account_id = %(account)s AND r.name = ANY(%(names)s) AND r.created_at >= %(start)s AND r.created_at < %(end)s;
+WHERE r.account_id = ANY(%(accounts)s::int[]) AND r.name = ANY(%(names)s)
+    AND r.created_at >= %(start)s AND r.created_at < %(end)s;
+
+-- name: staged_counts
+SELECT account_id, count(*) FILTER (WHERE valid), count(*) FILTER (WHERE NOT valid) FROM stage_raw GROUP BY account_id;
 
 -- name: staged_ids
-SELECT id, valid FROM stage_raw;
+COPY (SELECT account_id, id FROM stage_raw WHERE valid AND account_id = ANY(%(accounts)s)) TO STDOUT (FORMAT binary);
+
+-- name: unstage_accounts
+DELETE FROM stage_raw WHERE account_id = ANY(%(accounts)s);
 
 -- name: stage_rollups_from_raw
--- All dimensions and additive metrics in one pass over the day.
+-- All dimensions and additive metrics in one pass over the events.
 INSERT INTO stage_rollups (account_id, date, dimension_type, dimension_id, metric, count, sum_us, business_us)
 SELECT
-    %(account)s, %(date)s, g.dimension_type, g.dimension_id, m.metric, sum(g.count),
+    g.account_id, %(date)s, g.dimension_type, g.dimension_id, m.metric, sum(g.count),
     sum(CASE WHEN m.adds_time THEN g.value_us ELSE 0 END), sum(CASE WHEN m.adds_time THEN g.business_us ELSE 0 END)
 FROM (
     SELECT
-        name, {dimension_type} AS dimension_type, {dimension_id} AS dimension_id,
+        account_id, name, {dimension_type} AS dimension_type, {dimension_id} AS dimension_id,
         count(*) AS count, sum(value_us) AS value_us, sum(business_us) AS business_us
     FROM stage_raw
     WHERE valid
@@ -264,12 +275,12 @@ FROM (
 JOIN unnest(%(events)s::text[], %(metrics)s::text[], %(adds_time)s::boolean[]) AS m(event, metric, adds_time)
     ON m.event = g.name
 WHERE g.dimension_id IS NOT NULL
-GROUP BY g.dimension_type, g.dimension_id, m.metric;
+GROUP BY g.account_id, g.dimension_type, g.dimension_id, m.metric;
 
 -- name: stage_members_from_raw
 -- The members of one distinct metric, in every dimension.
 INSERT INTO stage_members (account_id, date, dimension_type, dimension_id, metric, member_id)
-SELECT DISTINCT %(account)s::int, %(date)s::date, d.type, d.id, %(metric)s::text, {member}::bigint
+SELECT DISTINCT account_id, %(date)s::date, d.type, d.id, %(metric)s::text, {member}::bigint
 FROM stage_raw
 CROSS JOIN LATERAL (VALUES {dimensions}) AS d(type, id)
 WHERE valid AND name = ANY(%(names)s) AND {member} IS NOT NULL AND d.id IS NOT NULL;
@@ -281,33 +292,42 @@ FROM stage_members
 GROUP BY account_id, date, dimension_type, dimension_id, metric;
 
 -- name: remove_rollups
-DELETE FROM reporting_events_rollups AS r
-WHERE r.account_id = %(account)s AND r.date = %(date)s AND NOT EXISTS (
-    SELECT FROM stage_rollups AS s
-    WHERE (s.dimension_type, s.dimension_id, s.metric) = (r.dimension_type, r.dimension_id, r.metric)
-);
+WITH gone AS (
+    DELETE FROM reporting_events_rollups AS r
+    WHERE r.account_id = ANY(%(accounts)s) AND r.date = %(date)s AND NOT EXISTS (
+        SELECT FROM stage_rollups AS s
+        WHERE (s.account_id, s.dimension_type, s.dimension_id, s.metric)
+            = (r.account_id, r.dimension_type, r.dimension_id, r.metric)
+    )
+    RETURNING r.account_id
+)
+SELECT account_id, count(*) FROM gone GROUP BY account_id;
 
 -- name: replace_rollups
 -- Rows that are right already are left alone.
-INSERT INTO reporting_events_rollups AS r
-    (account_id, date, dimension_type, dimension_id, metric, count, sum_value, sum_value_business_hours)
-SELECT account_id, date, dimension_type, dimension_id, metric, count, sum_us * 0.000001, business_us * 0.000001
-FROM stage_rollups
-ORDER BY account_id, date, dimension_type, dimension_id, metric
-ON CONFLICT (account_id, date, dimension_type, dimension_id, metric) DO UPDATE SET
-    count = excluded.count,
-    sum_value = excluded.sum_value,
-    sum_value_business_hours = excluded.sum_value_business_hours,
-    updated_at = now()
-WHERE (r.count, r.sum_value, r.sum_value_business_hours)
-    IS DISTINCT FROM (excluded.count, excluded.sum_value, excluded.sum_value_business_hours);
+WITH written AS (
+    INSERT INTO reporting_events_rollups AS r
+        (account_id, date, dimension_type, dimension_id, metric, count, sum_value, sum_value_business_hours)
+    SELECT account_id, date, dimension_type, dimension_id, metric, count, sum_us * 0.000001, business_us * 0.000001
+    FROM stage_rollups
+    ORDER BY account_id, date, dimension_type, dimension_id, metric
+    ON CONFLICT (account_id, date, dimension_type, dimension_id, metric) DO UPDATE SET
+        count = excluded.count,
+        sum_value = excluded.sum_value,
+        sum_value_business_hours = excluded.sum_value_business_hours,
+        updated_at = now()
+    WHERE (r.count, r.sum_value, r.sum_value_business_hours)
+        IS DISTINCT FROM (excluded.count, excluded.sum_value, excluded.sum_value_business_hours)
+    RETURNING r.account_id
+)
+SELECT account_id, count(*) FROM written GROUP BY account_id;
 
 -- name: remove_members
 DELETE FROM rollup_members AS r
-WHERE r.account_id = %(account)s AND r.date = %(date)s AND NOT EXISTS (
+WHERE r.account_id = ANY(%(accounts)s) AND r.date = %(date)s AND NOT EXISTS (
     SELECT FROM stage_members AS s
-    WHERE (s.dimension_type, s.dimension_id, s.metric, s.member_id)
-        = (r.dimension_type, r.dimension_id, r.metric, r.member_id)
+    WHERE (s.account_id, s.dimension_type, s.dimension_id, s.metric, s.member_id)
+        = (r.account_id, r.dimension_type, r.dimension_id, r.metric, r.member_id)
 );
 
 -- name: replace_members
@@ -320,26 +340,37 @@ ON CONFLICT DO NOTHING;
 SELECT pg_advisory_xact_lock(hashtextextended('reporting-rollup rebuild bits', 0));
 
 -- name: remove_late_events
-DELETE FROM late_events WHERE account_id = %(account)s AND date = %(date)s AND event_id = ANY(%(ids)s::bigint[]);
+DELETE FROM late_events AS l USING unnest(%(late_accounts)s::int[], %(late_ids)s::bigint[]) AS b(account_id, event_id)
+WHERE l.account_id = b.account_id AND l.date = %(date)s AND l.event_id = b.event_id;
 
 -- name: forget_late_events
 -- The operator took raw as the truth: late events that it does not have never were.
-DELETE FROM late_events WHERE account_id = %(account)s AND date = %(date)s;
+DELETE FROM late_events WHERE account_id = ANY(%(accounts)s) AND date = %(date)s;
 
 -- name: late_events_left
-SELECT EXISTS (SELECT FROM late_events WHERE account_id = %(account)s AND date = %(date)s);
+SELECT DISTINCT account_id FROM late_events WHERE account_id = ANY(%(accounts)s) AND date = %(date)s;
 
 -- name: mark_stale
 UPDATE rollup_days SET stale_since = coalesce(stale_since, now()), updated_at = now()
-WHERE account_id = %(account)s AND date = %(date)s;
+WHERE account_id = ANY(%(accounts)s) AND date = %(date)s;
 
 -- name: finish_rebuild
-UPDATE rollup_days SET
-    timezone = %(timezone)s, closed = %(closed)s, events = %(events)s, registry = %(registry)s, rebuilt_at = now(),
-    stale_since = CASE WHEN %(stale)s THEN coalesce(stale_since, now()) END,
-    settles_at = CASE WHEN %(settled)s THEN NULL ELSE settles_at END,
+-- An unknown count (events) stays unknown until the change of time zone has settled.
+UPDATE rollup_days AS d SET
+    timezone = b.timezone, closed = b.closed, events = b.events, registry = %(registry)s, rebuilt_at = now(),
+    stale_since = CASE WHEN b.stale THEN coalesce(d.stale_since, now()) END,
+    settles_at = CASE WHEN b.settled THEN NULL ELSE d.settles_at END,
     updated_at = now()
-WHERE account_id = %(account)s AND date = %(date)s;
+FROM unnest(
+    %(accounts)s::int[], %(timezones)s::text[], %(closed)s::boolean[], %(events)s::bigint[], %(stale)s::boolean[],
+    %(settled)s::boolean[]
+) AS b(account_id, timezone, closed, events, stale, settled)
+WHERE d.account_id = b.account_id AND d.date = %(date)s;
+
+-- name: note_audit
+UPDATE rollup_days AS d SET drift = d.drift + b.drift, audited_at = now()
+FROM unnest(%(accounts)s::int[], %(drift)s::bigint[]) AS b(account_id, drift)
+WHERE d.account_id = b.account_id AND d.date = %(date)s;
 
 -- name: days_to_rebuild
 -- Stale days that can be rebuilt now, those waiting longest first.

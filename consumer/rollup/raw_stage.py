@@ -1,0 +1,149 @@
+"""The raw events of one date, read once into a temporary table: whatever a rebuild adds up or claims comes from there.
+
+Statements that name the registry's columns are composed here; names are quoted, values stay parameters.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any
+
+import numpy as np
+import psycopg
+from psycopg import sql
+
+from consumer.errors import RollupError
+from consumer.rollup.batch import Int64Array
+from consumer.rollup.days import day_number, day_start_us, instant
+from consumer.rollup.registry import Kind, Registry
+from consumer.rollup.statements import STATEMENTS
+
+_COPIED = np.dtype(
+    [("columns", ">i2"), ("size", ">i4"), ("account_id", ">i8"), ("size_of_id", ">i4"), ("id", ">i8")], align=False
+)
+"""A row of two bigints in PostgreSQL's binary COPY."""
+_COPY_HEADER = 19
+"""Bytes before the first row. Two follow the last."""
+
+
+class RebuildError(RollupError):
+    """Days cannot be rebuilt; nothing of them was changed."""
+
+
+class RawStage:
+    """Temporary tables of one connection; empty again after every transaction.
+
+    Raises:
+        RebuildError: there is no table of raw events.
+    """
+
+    def __init__(self, conn: psycopg.Connection, registry: Registry) -> None:
+        self._conn = conn
+        self._registry = registry
+        row = conn.execute(STATEMENTS["raw_time_type"]).fetchone()
+        if row is None:
+            raise RebuildError("there is no table reporting_events to rebuild from: apply the migrations")
+        self._raw_has_zone = row[0] == "timestamp with time zone"
+        self._sql = _compose(registry)
+        conn.execute(STATEMENTS["create_stages"])
+        conn.execute(self._sql["create_raw_stage"])
+
+    def read(self, day: date, accounts: Mapping[str, Sequence[int]]) -> dict[int, tuple[int, int]]:
+        """Read the raw events of a local date.
+
+        Args:
+            day: the date.
+            accounts: by time zone.
+
+        Returns:
+            account id -> (valid events, invalid ones that were left out), for accounts that have any.
+        """
+        number = day_number(day)
+        for timezone, account_ids in accounts.items():
+            bounds = [instant(day_start_us(timezone, d)) for d in (number, number + 1)]
+            if not self._raw_has_zone:
+                bounds = [bound.replace(tzinfo=None) for bound in bounds]
+            names = list(self._registry.event_names)
+            parameters = {"accounts": list(account_ids), "names": names, "start": bounds[0], "end": bounds[1]}
+            self._conn.execute(self._sql["stage_raw_events"], parameters)
+        counts = self._conn.execute(STATEMENTS["staged_counts"])
+        return {account_id: (valid, invalid) for account_id, valid, invalid in counts}
+
+    def ids(self, accounts: Sequence[int]) -> tuple[Int64Array, Int64Array]:
+        """Accounts and ids of the valid events of these accounts: int64[n] each, 16 bytes an event."""
+        with self._conn.cursor() as cursor, cursor.copy(STATEMENTS["staged_ids"], {"accounts": list(accounts)}) as copy:
+            copied = b"".join(copy)
+        rows = np.frombuffer(
+            copied, _COPIED, offset=_COPY_HEADER, count=(len(copied) - _COPY_HEADER) // _COPIED.itemsize
+        )
+        return rows["account_id"].astype(np.int64), rows["id"].astype(np.int64)
+
+    def leave_out(self, accounts: Sequence[int]) -> None:
+        """Drop the events of accounts whose day cannot be replaced."""
+        self._conn.execute(STATEMENTS["unstage_accounts"], {"accounts": list(accounts)})
+
+    def replace(self, day: date, accounts: Sequence[int]) -> dict[int, int]:
+        """Make the accounts' rows and members of the date those of the staged events; rows that are right stay.
+
+        Returns:
+            account id -> rollup rows written or removed, for accounts with any.
+        """
+        conn, metrics = self._conn, self._registry.metrics
+        where: dict[str, Any] = {"accounts": list(accounts), "date": day}
+        additive = [m for m in metrics if m.kind is not Kind.DISTINCT]
+        feeds = {
+            "events": [m.event for m in additive],
+            "metrics": [m.metric for m in additive],
+            "adds_time": [m.kind is Kind.DURATION for m in additive],
+        }
+        conn.execute(self._sql["stage_rollups_from_raw"], {**where, **feeds})
+        for metric in {m.metric: m for m in metrics if m.member}.values():
+            names = [m.event for m in metrics if m.metric == metric.metric]
+            statement = self._sql[f"stage_members_from_raw {metric.member}"]
+            conn.execute(statement, {**where, "metric": metric.metric, "names": names})
+        conn.execute(STATEMENTS["stage_member_counts"])
+        changed: dict[int, int] = {}
+        for statement_name in ("remove_rollups", "replace_rollups"):
+            for account_id, rows in conn.execute(STATEMENTS[statement_name], where):
+                changed[account_id] = changed.get(account_id, 0) + rows
+        conn.execute(STATEMENTS["remove_members"], where)
+        conn.execute(STATEMENTS["replace_members"])
+        return changed
+
+
+def _compose(registry: Registry) -> dict[str, sql.Composed]:
+    columns = [sql.Identifier(c) for c in registry.id_columns]
+    comma = sql.SQL(", ")
+    # Every set groups by account already; so does the dimension that is the account's, which comes last, as ELSE.
+    within = [d for d in registry.dimensions if d.column != "account_id"]
+    whole = [d for d in registry.dimensions if d.column == "account_id"]
+    is_grouped = [
+        sql.SQL("WHEN grouping({}) = 0 THEN {}").format(sql.Identifier(d.column), sql.Literal(d.type)) for d in within
+    ]
+    grouped_id = [sql.SQL("WHEN grouping({0}) = 0 THEN {0}").format(sql.Identifier(d.column)) for d in within]
+    sets = [sql.SQL("(account_id, name, {})").format(sql.Identifier(d.column)) for d in within]
+    sets += [sql.Composed([sql.SQL("(account_id, name)")]) for _ in whole]
+    case = sql.SQL("CASE {} ELSE {} END")
+    space = sql.SQL(" ")
+    only_type = sql.Literal(whole[0].type if whole else None)
+    composed = {
+        "create_raw_stage": sql.SQL(STATEMENTS["create_raw_stage"]).format(
+            columns=comma.join(sql.SQL("{} bigint").format(c) for c in columns)
+        ),
+        "stage_raw_events": sql.SQL(STATEMENTS["stage_raw_events"]).format(
+            columns=comma.join(columns),
+            raw_columns=comma.join(sql.SQL("r.{}").format(c) for c in columns),
+        ),
+        "stage_rollups_from_raw": sql.SQL(STATEMENTS["stage_rollups_from_raw"]).format(
+            dimension_type=case.format(space.join(is_grouped), only_type) if within else only_type,
+            dimension_id=case.format(space.join(grouped_id), sql.SQL("account_id"))
+            if within
+            else sql.SQL("account_id"),
+            grouping_sets=comma.join(sets),
+        ),
+    }
+    kinds = [sql.SQL("({}, {})").format(sql.Literal(d.type), sql.Identifier(d.column)) for d in registry.dimensions]
+    for member in {m.member for m in registry.metrics if m.member}:
+        composed[f"stage_members_from_raw {member}"] = sql.SQL(STATEMENTS["stage_members_from_raw"]).format(
+            member=sql.Identifier(member), dimensions=comma.join(kinds)
+        )
+    return composed
