@@ -1,9 +1,10 @@
-"""Rebuilds days one after the other, each in a transaction of its own, through what passes by itself."""
+"""A connection that rebuilds days, through what passes by itself: locks, deadlocks, a database that is away."""
 
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
-from typing import TypeVar
+from typing import Any, LiteralString, Self, TypeVar
 
 import psycopg
 
@@ -11,21 +12,25 @@ from consumer import database
 from consumer.rollup.rebuild import Rebuilder, Rebuilt
 from consumer.rollup.registry import REGISTRY
 from consumer.rollup.schema import check_schema
-from consumer.rollup.statements import STATEMENTS
 from consumer.settings import DatabaseSettings
 
 ATTEMPTS = 6
 """Tries for one day before its error is reported; with back-off they span about ten seconds."""
 
-Day = tuple[int, date]
 T = TypeVar("T")
 
 
 class Runner:
-    """Rebuilds days with a connection that is made again when it breaks."""
+    """Rebuilds days with a connection that is made again when it breaks.
 
-    def __init__(self, settings: DatabaseSettings) -> None:
+    Args:
+        settings: how to reach the database.
+        stop: set to end waits between attempts early.
+    """
+
+    def __init__(self, settings: DatabaseSettings, stop: threading.Event | None = None) -> None:
         self._settings = settings
+        self._stop = stop or threading.Event()
         self._conn: psycopg.Connection | None = None
         self._rebuilder: Rebuilder | None = None
 
@@ -36,23 +41,37 @@ class Runner:
             SchemaError: migrations are missing, or newer than this program.
             psycopg.Error: the database stayed away, or refused.
         """
-        return self._try(lambda: self._ready().rebuild_many(accounts, day, time.time_ns() // 1000, force=force))
+        return self.attempt(lambda: self.ready()[1].rebuild_many(accounts, day, time.time_ns() // 1000, force=force))
 
-    def stale_days(self) -> list[Day]:
-        """Stale days that can be rebuilt now, those waiting longest first. Raises SchemaError."""
-        self._try(self._ready)
-        rows = self._try(lambda: self._connected().execute(STATEMENTS["days_to_rebuild"]).fetchall())
-        return [(account, day) for account, day in rows]
+    def attempt(self, action: Callable[[], T]) -> T:
+        """Do something on the connection of `ready`; tried again with back-off while that can help."""
+        backoff = database.Backoff(first=0.3)
+        for failures in range(1, ATTEMPTS):
+            try:
+                return action()
+            except psycopg.Error as error:
+                if not database.is_transient(error) or self._stop.wait(backoff.delay(failures)):
+                    raise
+        return action()
 
-    def settling(self) -> int:
-        """How many stale days still wait for a change of time zone to settle."""
-        row = self._try(lambda: self._connected().execute(STATEMENTS["days_settling"]).fetchone())
-        return int(row[0]) if row else 0
+    def execute(self, statement: LiteralString, parameters: Mapping[str, Any]) -> int:
+        """Execute one statement in a transaction of its own; how many rows it changed or found."""
+        return self.attempt(lambda: self.ready()[0].execute(statement, parameters).rowcount)
+
+    def fetch(self, statement: LiteralString, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Ask one question; all rows of its answer."""
+        return self.attempt(lambda: self.ready()[0].execute(statement, parameters).fetchall())
 
     @property
     def connected(self) -> bool:
         """Whether the connection survived the last error."""
         return self._conn is not None and not self._conn.closed and not self._conn.broken
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the connection."""
@@ -71,20 +90,15 @@ class Runner:
             self._conn.execute("SET synchronous_commit = on")
         return self._conn
 
-    def _ready(self) -> Rebuilder:
+    def ready(self) -> tuple[psycopg.Connection, Rebuilder]:
+        """The connection, made if need be, and a rebuilder on it.
+
+        Raises:
+            SchemaError: migrations are missing, or newer than this program.
+            psycopg.Error: the database is away.
+        """
         conn = self._connected()
         if self._rebuilder is None:
             check_schema(conn)
             self._rebuilder = Rebuilder(conn, REGISTRY, self._settings.open_days)
-        return self._rebuilder
-
-    def _try(self, action: Callable[[], T]) -> T:
-        backoff = database.Backoff(first=0.3)
-        for failures in range(1, ATTEMPTS):
-            try:
-                return action()
-            except psycopg.Error as error:
-                if not database.is_transient(error):
-                    raise
-                time.sleep(backoff.delay(failures))
-        return action()
+        return conn, self._rebuilder

@@ -1,45 +1,147 @@
-"""`--stale`: rebuild the days that are known to be behind, oldest first, once or for ever."""
+"""`--stale`, once or as a watcher: stale days are rebuilt; a watcher closes days as well, and can be scraped."""
 
+import signal
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
 
 import psycopg
+from prometheus_client import CollectorRegistry
 
+from backfill.metrics import WatchMetrics
+from backfill.plan import Day
+from backfill.report import Report
 from backfill.run import Runner
+from backfill.statements import STATEMENTS
+from backfill.upkeep import Upkeep
+from backfill.work import Progress
 from consumer.database import is_transient
+from consumer.health import Health
+from consumer.health_server import HealthServer
 from consumer.rollup.rebuild import Rebuilt
+from consumer.settings import DatabaseSettings, WatchSettings
 
-Report = Callable[[Rebuilt | str], None]
-
-
-def rebuild_stale(runner: Runner, report: Report, stop: threading.Event) -> bool:
-    """Rebuild every stale day that has settled; False if one of them could not be. Ends early when `stop` is set, after
-    the day in hand."""
-    good = True
-    for account, day in runner.stale_days():
-        if stop.is_set():
-            break
-        try:
-            (result,) = runner.rebuild([account], day)
-        except psycopg.Error as error:
-            # Of this day only, such as a lock that somebody keeps; without a connection there is no use in going on.
-            if not is_transient(error) or not runner.connected:
-                raise
-            report(f"account {account}, {day}: {' '.join(str(error).split())}; left for later")
-            good = False
-        else:
-            report(result)
-            good = good and not result.missing
-    return good
+LIVELINESS_SECONDS = 600.0
+"""How long a look may take until /livez says that the watcher is stuck; a big day is a matter of seconds."""
 
 
-def watch(runner: Runner, report: Report, stop: threading.Event, seconds: float) -> None:
-    """Look for stale days every `seconds` until `stop` is set. A database that is away is waited for."""
-    while not stop.is_set():
-        try:
-            rebuild_stale(runner, report, stop)
-        except psycopg.Error as error:
-            if not is_transient(error):
-                raise
-            report(f"database: {str(error).strip()}; trying again in {seconds:g} s")
-        stop.wait(seconds)
+def rebuild_stale(settings: DatabaseSettings, report: Report) -> int:
+    """Rebuild every stale day that has settled. Returns the exit code."""
+    stop = stop_on_signal()
+    runner = Runner(settings, stop)
+    try:
+        upkeep = Upkeep(runner, settings.open_days, report, stop)
+        upkeep.rebuild_stale()
+        # What was passed over is held by somebody: a consumer for an instant, or another worker.
+        for account, date in runner.fetch(STATEMENTS["stale_days"], upkeep.postponed):
+            if stop.is_set():
+                break
+            _rebuild_one(runner, (account, date), report)
+        if settling := runner.fetch(STATEMENTS["settling_days"], {})[0][0]:
+            report.say(f"{settling} days wait for a change of time zone to settle; run this again in a minute")
+    finally:
+        runner.close()
+    report.finish()
+    return 0 if report.good else 1
+
+
+def close_days(settings: DatabaseSettings, report: Report) -> int:
+    """Audit and close the days that have left the open window. Returns the exit code: 1 if one could not be closed."""
+    stop = stop_on_signal()
+    runner = Runner(settings, stop)
+    try:
+        switched_off, pruned = Upkeep(runner, settings.open_days, report, stop).close()
+    finally:
+        runner.close()
+    report.finish()
+    if switched_off:
+        report.say(f"{switched_off} days of accounts without a time zone closed as they are")
+    report.say(f"{pruned} rows of counted_events are not needed any more")
+    return 0 if report.good and not stop.is_set() else 1
+
+
+def watch(settings: WatchSettings, seconds: float) -> int:
+    """Rebuild stale days and close days, every `seconds`, until SIGTERM. A database that is away is waited for."""
+    stop = stop_on_signal()
+    registry = CollectorRegistry()
+    metrics = WatchMetrics(registry)
+    health = Health(time.monotonic(), LIVELINESS_SECONDS)
+    server = HealthServer(settings.metrics_address, settings.metrics_port, registry, health, status=dict)
+    server.start()
+    report = Report(None)
+    report.say(f"metrics and probes on port {server.port}")
+    runner = Runner(settings, stop)
+    upkeep = Upkeep(runner, settings.open_days, _Both([report, metrics], health), stop)
+    try:
+        while not stop.is_set():
+            health.tick(time.monotonic())
+            try:
+                _look(runner, upkeep, metrics)
+            except psycopg.Error as error:
+                if not is_transient(error):
+                    raise
+                problem = " ".join(str(error).split())
+                health.database(problem)
+                report.say(f"database: {problem}; trying again in {seconds:g} s", error=True)
+            else:
+                health.database(None)
+                health.schema(None)
+                health.joined_group(0)  # ready: it has no group, but the probe asks for one
+                health.mark_started()
+            stop.wait(seconds)
+    finally:
+        health.mark_stopping()
+        runner.close()
+        server.stop()
+    return 0
+
+
+def stop_on_signal() -> threading.Event:
+    """Set by SIGTERM and Ctrl-C, to end after the days in hand; a second one ends the process at once."""
+    stop = threading.Event()
+
+    def on_signal(number: int, _: object) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+        sys.stderr.write("stopping after the days in hand\n")
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    return stop
+
+
+class _Both:
+    """Tells several of every day, and the probe that there is progress."""
+
+    def __init__(self, told: Sequence[Progress], health: Health) -> None:
+        self._told = told
+        self._health = health
+
+    def rebuilt(self, result: Rebuilt) -> None:
+        self._health.tick(time.monotonic())
+        for each in self._told:
+            each.rebuilt(result)
+
+    def failed(self, day: Day, problem: str) -> None:
+        self._health.tick(time.monotonic())
+        for each in self._told:
+            each.failed(day, problem)
+
+
+def _look(runner: Runner, upkeep: Upkeep, metrics: WatchMetrics) -> None:
+    upkeep.rebuild_stale()
+    _, pruned = upkeep.close()
+    stale, oldest = runner.fetch(STATEMENTS["stale_summary"], {})[0]
+    metrics.looked(stale, oldest, pruned)
+
+
+def _rebuild_one(runner: Runner, day: Day, progress: Progress) -> None:
+    try:
+        (result,) = runner.rebuild([day[0]], day[1])
+    except psycopg.Error as error:
+        if is_transient(error) and not runner.connected:
+            raise
+        progress.failed(day, " ".join(str(error).split()))
+    else:
+        progress.rebuilt(result)

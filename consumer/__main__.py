@@ -6,7 +6,7 @@ from typing import Annotated
 import structlog
 from cyclopts import App, Parameter
 
-from consumer import __version__, check, logs
+from consumer import __version__, check, command_line, logs
 from consumer.errors import RollupError
 from consumer.logs import Event
 from consumer.service import Service
@@ -50,12 +50,8 @@ def check_command(*, timeout: Annotated[float, Parameter(help="Seconds to wait f
 
 
 def main() -> int:
-    """Run the command line; errors that somebody must act on become one line and their exit code."""
-    try:
-        return app() or 0
-    except RollupError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
+    """Run the command line."""
+    return command_line.run(app)
 
 
 if __name__ == "__main__":

@@ -257,3 +257,40 @@ CATALOGUE = (
         (Label("fingerprint", bound="one"),),
     ),
 )
+
+BACKFILL_RESULTS = ("rebuilt", "settling", "late", "missing", "failed")
+
+BACKFILL_CATALOGUE = (
+    Row(
+        "backfill_days_total",
+        Kind.COUNTER,
+        "days",
+        "Account-days rebuilt or audited, by result. `missing` ones were left alone because raw lacks events that were "
+        "counted, `late` and `settling` ones stay stale for now, `failed` ones are tried again.",
+        (Label("result", BACKFILL_RESULTS),),
+    ),
+    Row("backfill_days_closed_total", Kind.COUNTER, "days", "Account-days audited and closed."),
+    Row("backfill_raw_events_total", Kind.COUNTER, "events", "Raw events read by rebuilds and audits."),
+    Row("backfill_rows_changed_total", Kind.COUNTER, "rows", "Rollup rows that rebuilds wrote or removed."),
+    Row(
+        "backfill_drift_rows_total",
+        Kind.COUNTER,
+        "rows",
+        "Rollup rows that audits found wrong, and corrected. Above 0: a defect, or somebody wrote to the tables.",
+    ),
+    Row("backfill_bitmap_rows_pruned_total", Kind.COUNTER, "rows", "Rows of counted_events nobody needs any more."),
+    Row("backfill_stale_days", Kind.GAUGE, "days", "Account-days behind their raw events, as of the last look."),
+    Row(
+        "backfill_oldest_stale_seconds",
+        Kind.GAUGE,
+        "seconds",
+        "How long the oldest of them has been stale; 0 if there is none. Growing: it cannot be rebuilt, logs say why.",
+    ),
+    Row(
+        "backfill_last_look_timestamp_seconds",
+        Kind.GAUGE,
+        "seconds since 1970",
+        "When the last look for stale days and days to close ended well.",
+    ),
+)
+"""Those of `python -m backfill --stale --watch`."""

@@ -14,6 +14,7 @@ import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from consumer.metric_catalogue import (
+    BACKFILL_CATALOGUE,
     CATALOGUE,
     ERROR_CLASSES,
     OTHER,
@@ -60,15 +61,15 @@ class Metrics:
         rows = {row.name: row for row in CATALOGUE}
 
         def counter(name: str) -> Counter:
-            made = Counter(**_arguments(rows[name], registry))
-            _start(made, rows[name])
+            made = Counter(**arguments(rows[name], registry))
+            start_series(made, rows[name])
             return made
 
         def gauge(name: str) -> Gauge:
-            return Gauge(**_arguments(rows[name], registry))
+            return Gauge(**arguments(rows[name], registry))
 
         def histogram(name: str) -> Histogram:
-            return Histogram(**_arguments(rows[name], registry), buckets=rows[name].buckets)
+            return Histogram(**arguments(rows[name], registry), buckets=rows[name].buckets)
 
         self.messages_consumed = counter("messages_consumed_total")
         self.events = counter("events_total")
@@ -144,12 +145,14 @@ class Metrics:
             self.last_commit_timestamp_seconds.remove(*labels)
 
 
-def _arguments(row: Row, registry: CollectorRegistry) -> dict[str, Any]:
+def arguments(row: Row, registry: CollectorRegistry) -> dict[str, Any]:
+    """What the constructors of prometheus_client take."""
     names = [label.name for label in row.labels]
     return {"name": PREFIX + row.name, "documentation": row.meaning, "labelnames": names, "registry": registry}
 
 
-def _start(counter: Counter, row: Row) -> None:
+def start_series(counter: Counter, row: Row) -> None:
+    """Start every series of a counter at 0."""
     if len(row.labels) == 1:
         for value in row.labels[0].values:
             counter.labels(value)
@@ -172,9 +175,7 @@ def markdown() -> str:
         "| Metric | Kind | Unit | Labels | What it tells |",
         "|---|---|---|---|---|",
     ]
-    for row in CATALOGUE:
-        labels = "; ".join(f"`{label.name}`: {', '.join(label.values) or label.bound}" for label in row.labels)
-        lines.append(f"| `{row.name}` | {row.kind} | {row.unit} | {labels} | {row.meaning} |")
+    lines += map(_line, CATALOGUE)
     lines += [
         "",
         "Histogram buckets, upper bounds:",
@@ -185,11 +186,22 @@ def markdown() -> str:
         "",
         *(f"- {thread}: {', '.join(stages)}" for thread, stages in STAGES.items()),
         "",
+        "Of `python -m backfill --stale --watch`, scraped from its own `METRICS_PORT`:",
+        "",
+        "| Metric | Kind | Unit | Labels | What it tells |",
+        "|---|---|---|---|---|",
+        *map(_line, BACKFILL_CATALOGUE),
+        "",
         "The process itself is in `process_cpu_seconds_total`, `process_resident_memory_bytes`, `process_open_fds` and",
         "the other `process_` metrics of the Prometheus client library.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _line(row: Row) -> str:
+    labels = "; ".join(f"`{label.name}`: {', '.join(label.values) or label.bound}" for label in row.labels)
+    return f"| `{row.name}` | {row.kind} | {row.unit} | {labels} | {row.meaning} |"
 
 
 if __name__ == "__main__":

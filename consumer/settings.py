@@ -106,6 +106,21 @@ class DatabaseSettings(EnvironmentSettings):
     )
 
 
+class WatchSettings(DatabaseSettings):
+    """What `python -m backfill --stale --watch` needs beside the database."""
+
+    metrics_port: int = setting(
+        9109,
+        "As the consumer's; another default, so that both can run on one machine.",
+        between=(0, 65_535),
+    )
+    metrics_address: Annotated[str, AfterValidator(_address)] = setting(
+        "0.0.0.0",  # noqa: S104 - probes and scrapes come from outside the container
+        "Address that METRICS_PORT is opened on.",
+        allowed="an IPv4 or IPv6 address",
+    )
+
+
 class Settings(DatabaseSettings):
     """Everything that the consumer can be told."""
 

@@ -8,6 +8,8 @@ COMMENT ON COLUMN rollup_days.drift IS 'rollup rows that audits of this day foun
 COMMENT ON COLUMN rollup_days.audited_at IS 'when the day was last compared with its raw events before it closed';
 -- Days that left the open window are looked for among those that are not closed.
 CREATE INDEX rollup_days_open ON rollup_days (date) WHERE NOT closed;
+-- Stale days of one date are rebuilt together, those of the date that waits longest first.
+CREATE INDEX rollup_days_stale_by_date ON rollup_days (date, account_id) WHERE stale_since IS NOT NULL;
 
 CREATE TABLE backfill_runs (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -21,4 +23,5 @@ COMMENT ON TABLE backfill_runs IS
 -- migrate:down
 DROP TABLE backfill_runs;
 DROP INDEX rollup_days_open;
+DROP INDEX rollup_days_stale_by_date;
 ALTER TABLE rollup_days DROP COLUMN drift, DROP COLUMN audited_at;

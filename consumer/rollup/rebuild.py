@@ -25,8 +25,9 @@ from consumer.rollup.raw_stage import RawStage, RebuildError
 from consumer.rollup.registry import Registry
 from consumer.rollup.statements import STATEMENTS
 
-Audit = Callable[[int], int]
-"""Called with an account id while its day is locked and untouched; says how many of the day's rows are wrong."""
+Audit = Callable[[int, date], int]
+"""Called with an account id and its local date while that day is locked and untouched; says how many of its rows are
+wrong."""
 
 
 class Result(StrEnum):
@@ -54,7 +55,7 @@ class Rebuilt:
         invalid: raw events left out because a message could not have them either.
         missing: counted events that raw does not have.
         changed: rollup rows written or removed.
-        closed: whether the day is closed now.
+        closing: whether this closed the day.
         drift: rows that its audit found wrong; 0 without one.
     """
 
@@ -66,7 +67,7 @@ class Rebuilt:
     invalid: int = 0
     missing: int = 0
     changed: int = 0
-    closed: bool = False
+    closing: bool = False
     drift: int = 0
 
 
@@ -142,7 +143,7 @@ class Rebuilder:
             where: dict[str, Any] = {"accounts": [d.account_id for d in days], "date": day}
             for it in days:
                 if audit and it.known and it.settled and not it.closed and not it.in_window:
-                    it.closing, it.drift = True, audit(it.account_id)
+                    it.closing, it.drift = True, audit(it.account_id, day)
             found = self._conn.execute(STATEMENTS["late_events_found"], where).fetchall()
             counts = self._stage.read(day, _by_timezone(days))  # 3
             for it in days:
@@ -251,4 +252,4 @@ def _rebuilt(it: _Day, day: date, changed: int, late: bool) -> Rebuilt:
         result = Result.LATE
     if it.missing:
         return Rebuilt(it.account_id, day, it.timezone, Result.MISSING, it.events, it.invalid, it.missing)
-    return Rebuilt(it.account_id, day, it.timezone, result, it.events, it.invalid, 0, changed, it.closed, it.drift)
+    return Rebuilt(it.account_id, day, it.timezone, result, it.events, it.invalid, 0, changed, it.closing, it.drift)

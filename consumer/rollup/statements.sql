@@ -371,15 +371,3 @@ WHERE d.account_id = b.account_id AND d.date = %(date)s;
 UPDATE rollup_days AS d SET drift = d.drift + b.drift, audited_at = now()
 FROM unnest(%(accounts)s::int[], %(drift)s::bigint[]) AS b(account_id, drift)
 WHERE d.account_id = b.account_id AND d.date = %(date)s;
-
--- name: days_to_rebuild
--- Stale days that can be rebuilt now, those waiting longest first.
-SELECT d.account_id, d.date
-FROM rollup_days AS d
-JOIN account_settings AS s ON s.account_id = d.account_id AND s.reporting_timezone IS NOT NULL
-WHERE (d.stale_since IS NOT NULL OR d.timezone <> s.reporting_timezone)
-    AND (d.settles_at IS NULL OR d.settles_at <= now())
-ORDER BY d.stale_since, d.account_id, d.date;
-
--- name: days_settling
-SELECT count(*) FROM rollup_days WHERE stale_since IS NOT NULL AND settles_at > now();

@@ -1,0 +1,96 @@
+"""The commands that rebuild chosen days: plan, run, go on with a run that did not end."""
+
+import threading
+import time
+from dataclasses import asdict, dataclass
+
+from backfill import runs
+from backfill.plan import Estimate, estimate, units
+from backfill.report import Report
+from backfill.run import Runner
+from backfill.selection import Resolved, Selection, resolve
+from backfill.tables import print_json
+from backfill.work import work
+from consumer.settings import DatabaseSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to rebuild, and how to tell of it."""
+
+    jobs: int = 1
+    force: bool = False
+    json: bool = False
+    quiet: bool = False
+
+
+def run(settings: DatabaseSettings, selection: Selection, options: Options, stop: threading.Event) -> int:
+    """Rebuild a selection. Returns the exit code."""
+    with Runner(settings, stop) as runner:
+        resolved = _resolve(runner, selection)
+        run_id = runner.attempt(lambda: runs.begin(runner.ready()[0], selection, force=options.force))
+    return _rebuild(settings, resolved, run_id, options, stop)
+
+
+def resume(settings: DatabaseSettings, options: Options, stop: threading.Event) -> int:
+    """Go on with the newest run that did not end. Returns the exit code."""
+    with Runner(settings, stop) as runner:
+        last = runner.attempt(lambda: runs.unfinished(runner.ready()[0]))
+        if last is None:
+            Report(0, quiet=options.quiet, json=options.json).say("every run has ended: nothing to resume")
+            return 0
+        # `yesterday` stays what it was when the run began.
+        began_us = int(last.started_at.timestamp() * 1e6)
+        resolved = runner.attempt(lambda: resolve(runner.ready()[0], last.selection, began_us))
+        left = runner.attempt(lambda: runs.without_done(runner.ready()[0], resolved, last))
+    forced = Options(options.jobs, last.force, options.json, options.quiet)
+    return _rebuild(settings, left, last.id, forced, stop)
+
+
+def dry_run(settings: DatabaseSettings, selection: Selection, options: Options) -> int:
+    """Print what a selection comes to, and write nothing. Returns the exit code."""
+    with Runner(settings) as runner:
+        resolved = _resolve(runner, selection)
+        found = runner.attempt(lambda: estimate(runner.ready()[0], resolved, options.jobs))
+    if options.json:
+        print_json({**asdict(found), "without_timezone": resolved.without_timezone})
+    else:
+        report = Report(0)
+        report.say(describe(found, options.jobs))
+        for account in resolved.without_timezone:
+            report.say(f"account {account} has no reporting_timezone, and would fail", error=True)
+    return 1 if resolved.without_timezone else 0
+
+
+def describe(found: Estimate, jobs: int) -> str:
+    """A plan in one line."""
+    if not found.days:
+        return "nothing to rebuild: no raw events, or no account with a time zone"
+    span = f"{found.first}" if found.first == found.last else f"{found.first} to {found.last}"
+    with_jobs = f" with {jobs} connections" if jobs > 1 else ""
+    return (
+        f"{found.accounts:,} accounts, {found.days:,} account-days ({span}), {found.raw_events:,} raw events: "
+        f"about {max(1.0, found.seconds):,.0f} s{with_jobs}"
+    )
+
+
+def _resolve(runner: Runner, selection: Selection) -> Resolved:
+    return runner.attempt(lambda: resolve(runner.ready()[0], selection, time.time_ns() // 1000))
+
+
+def _rebuild(
+    settings: DatabaseSettings, resolved: Resolved, run_id: int, options: Options, stop: threading.Event
+) -> int:
+    report = Report(len(resolved.days) + len(resolved.without_timezone), json=options.json, quiet=options.quiet)
+    with report:
+        for account in resolved.without_timezone:
+            report.refused(account)
+        done = work(settings, units(resolved), jobs=options.jobs, force=options.force, progress=report, stop=stop)
+    report.finish()
+    if left := len(done.left):
+        why = f"the database went away ({done.lost})" if done.lost else "stopped"
+        report.say(f"{why}: {left:,} days are left; go on with: python -m backfill --resume", error=True)
+        return 1
+    with Runner(settings) as runner:
+        runner.attempt(lambda: runs.end(runner.ready()[0], run_id))
+    return 0 if report.good else 1

@@ -1,0 +1,123 @@
+-- Statements of the backfill's commands; consumer/rollup/statements.sql has those that a rebuild shares with the live path.
+
+-- name: timezones
+SELECT account_id, reporting_timezone FROM account_settings
+WHERE reporting_timezone IS NOT NULL AND (%(accounts)s::int[] IS NULL OR account_id = ANY(%(accounts)s::int[]))
+ORDER BY account_id;
+
+-- name: first_raw_events
+-- The first raw event of each account, in microseconds since 1970: one look into the index for each event name.
+SELECT a.account_id, min(e.first_us)
+FROM unnest(%(accounts)s::int[]) AS a(account_id)
+CROSS JOIN unnest(%(names)s::text[]) AS n(name)
+CROSS JOIN LATERAL (
+    SELECT (extract(epoch FROM r.created_at) * 1000000)::bigint AS first_us
+    FROM reporting_events AS r
+    WHERE r.account_id = a.account_id AND r.name = n.name
+    ORDER BY r.created_at LIMIT 1
+) AS e
+GROUP BY a.account_id
+ORDER BY a.account_id;
+
+-- name: count_raw_events
+SELECT count(*) FROM reporting_events AS r
+WHERE r.account_id = ANY(%(accounts)s::int[]) AND r.name = ANY(%(names)s)
+    AND r.created_at >= %(start)s AND r.created_at < %(end)s;
+
+-- name: begin_run
+INSERT INTO backfill_runs (selection) VALUES (%(selection)s) RETURNING id;
+
+-- name: end_run
+UPDATE backfill_runs SET finished_at = now() WHERE id = %(id)s;
+
+-- name: unfinished_run
+SELECT id, selection, started_at FROM backfill_runs WHERE finished_at IS NULL ORDER BY id DESC LIMIT 1;
+
+-- name: rebuilt_since
+SELECT account_id, date FROM rollup_days WHERE rebuilt_at >= %(since)s;
+
+-- name: stale_other_timezones
+-- A trigger does this when a time zone changes; whatever got past it is found here.
+UPDATE rollup_days AS d SET stale_since = now(), updated_at = now()
+FROM account_settings AS s
+WHERE s.account_id = d.account_id AND d.timezone <> s.reporting_timezone AND d.stale_since IS NULL;
+
+-- name: oldest_stale_date
+-- The date of the stale day that waits longest and can be rebuilt now. Nobody waits for anybody here: days that another
+-- worker holds are passed over, so any number of workers share the work.
+SELECT d.date FROM rollup_days AS d
+JOIN account_settings AS s ON s.account_id = d.account_id AND s.reporting_timezone IS NOT NULL
+WHERE d.stale_since IS NOT NULL AND (d.settles_at IS NULL OR d.settles_at <= now())
+    AND (d.account_id, d.date) NOT IN (SELECT * FROM unnest(%(left_accounts)s::int[], %(left_dates)s::date[]))
+ORDER BY d.stale_since LIMIT 1
+FOR UPDATE OF d SKIP LOCKED;
+
+-- name: stale_accounts
+-- The accounts of which this date is stale: they share one rebuild.
+SELECT d.account_id FROM rollup_days AS d
+JOIN account_settings AS s ON s.account_id = d.account_id AND s.reporting_timezone IS NOT NULL
+WHERE d.date = %(date)s AND d.stale_since IS NOT NULL AND (d.settles_at IS NULL OR d.settles_at <= now())
+    AND (d.account_id, d.date) NOT IN (SELECT * FROM unnest(%(left_accounts)s::int[], %(left_dates)s::date[]))
+ORDER BY d.account_id LIMIT %(most)s
+FOR UPDATE OF d SKIP LOCKED;
+
+-- name: oldest_date_to_close
+-- The oldest date of which a day was counted live and has left the open window of its account's time zone.
+SELECT d.date FROM rollup_days AS d
+JOIN account_settings AS s USING (account_id)
+JOIN unnest(%(timezones)s::text[], %(last_dates)s::date[]) AS w(timezone, last_date)
+    ON w.timezone = s.reporting_timezone AND d.date <= w.last_date
+WHERE NOT d.closed AND d.timezone = s.reporting_timezone AND d.events IS NOT NULL
+    AND (d.settles_at IS NULL OR d.settles_at <= now())
+    AND (d.account_id, d.date) NOT IN (SELECT * FROM unnest(%(left_accounts)s::int[], %(left_dates)s::date[]))
+ORDER BY d.date LIMIT 1
+FOR UPDATE OF d SKIP LOCKED;
+
+-- name: accounts_to_close
+SELECT d.account_id FROM rollup_days AS d
+JOIN account_settings AS s USING (account_id)
+JOIN unnest(%(timezones)s::text[], %(last_dates)s::date[]) AS w(timezone, last_date)
+    ON w.timezone = s.reporting_timezone AND d.date <= w.last_date
+WHERE d.date = %(date)s AND NOT d.closed AND d.timezone = s.reporting_timezone AND d.events IS NOT NULL
+    AND (d.settles_at IS NULL OR d.settles_at <= now())
+    AND (d.account_id, d.date) NOT IN (SELECT * FROM unnest(%(left_accounts)s::int[], %(left_dates)s::date[]))
+ORDER BY d.account_id LIMIT %(most)s
+FOR UPDATE OF d SKIP LOCKED;
+
+-- name: close_days_switched_off
+-- Days of accounts that have no time zone any more cannot be audited: they close as they are, and are stale if the
+-- account comes back.
+UPDATE rollup_days AS d SET closed = true, stale_since = coalesce(d.stale_since, now()), updated_at = now()
+WHERE NOT d.closed AND d.date <= %(last_date)s AND NOT EXISTS (
+    SELECT FROM account_settings AS s WHERE s.account_id = d.account_id AND s.reporting_timezone IS NOT NULL
+);
+
+-- name: prune_bitmap
+-- Bits are needed while an event of theirs can be counted live: its day is open, or may open again because its time zone
+-- changed. last_day is an upper bound of a row's days. A row that a consumer is writing to is looked at again after it.
+DELETE FROM counted_events AS c
+WHERE c.last_day < least(
+    %(last_date)s::date,
+    (
+        SELECT min(d.date) FROM rollup_days AS d LEFT JOIN account_settings AS s USING (account_id)
+        WHERE NOT d.closed OR d.events IS NULL OR d.timezone <> s.reporting_timezone
+    )
+);
+
+-- name: stale_days
+-- Stale days that can be rebuilt now, those waiting longest first.
+SELECT d.account_id, d.date
+FROM rollup_days AS d
+JOIN account_settings AS s ON s.account_id = d.account_id AND s.reporting_timezone IS NOT NULL
+WHERE d.stale_since IS NOT NULL AND (d.settles_at IS NULL OR d.settles_at <= now())
+    AND (d.account_id, d.date) NOT IN (SELECT * FROM unnest(%(left_accounts)s::int[], %(left_dates)s::date[]))
+ORDER BY d.stale_since, d.account_id, d.date;
+
+-- name: settling_days
+SELECT count(*) FROM rollup_days WHERE stale_since IS NOT NULL AND settles_at > now();
+
+-- name: stale_summary
+SELECT count(*), coalesce(extract(epoch FROM now() - min(d.stale_since)), 0)::float8
+FROM rollup_days AS d
+JOIN account_settings AS s ON s.account_id = d.account_id AND s.reporting_timezone IS NOT NULL
+WHERE d.stale_since IS NOT NULL OR d.timezone <> s.reporting_timezone;
