@@ -1,0 +1,165 @@
+"""`python -m backfill verify`: days compared with their raw events, and rebuilt where they differ if asked to."""
+
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated
+
+import psycopg
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import track
+
+from backfill.report import describe
+from backfill.run import Runner
+from backfill.selection import Resolved, select
+from backfill.verdict import Day, Verdict
+from backfill.verify import verify_days
+from backfill.verify_looks import Looks, one_line
+from backfill.verify_report import Report, differs, is_exact, print_day
+from consumer.rollup.rebuild import Result
+from consumer.settings import DatabaseSettings
+
+
+def verify(
+    *,
+    account: Annotated[tuple[int, ...], Parameter(help="Account id; repeatable.", negative=())] = (),
+    all_accounts: Annotated[bool, Parameter(help="Every account that has a time zone.", negative=())] = False,
+    day: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name="--date",
+            help="Local date, as 2026-02-11, 2026-02-01..2026-02-28 or yesterday; repeatable.",
+            negative=(),
+        ),
+    ] = (),
+    all_dates: Annotated[
+        bool,
+        Parameter(help="From the first raw event to yesterday, and all days that are open.", negative=()),
+    ] = False,
+    rows: Annotated[
+        bool, Parameter(help="List the rows that differ: expected, found, difference.", negative=())
+    ] = False,
+    repair: Annotated[
+        bool, Parameter(help="Rebuild the days that differ or are stale, and verify them again.", negative=())
+    ] = False,
+    strict: Annotated[
+        bool, Parameter(help="Exit with 1 unless every day was compared and is exact.", negative=())
+    ] = False,
+    json: Annotated[bool, Parameter(help="One JSON object a day on standard output.", negative=())] = False,
+    quiet: Annotated[bool, Parameter(help="Print nothing unless a day is not exact.", negative=())] = False,
+) -> int:
+    """Recompute days from the raw events, by queries of its own, and compare every row exactly.
+
+    It writes nothing and waits for nobody: consumers and rebuilds go on, and what they do meanwhile is never taken for
+    a difference. Days whose raw events may still be on their way are looked at again for a few seconds.
+
+    Exit codes: 0 nothing differs (any more, with --repair), 1 a day differs or could not be looked at, 2 wrong use.
+    Days that are known to be behind, or that contain events which raw lacks (purged, or not committed yet), are
+    listed, and are no difference; with --strict they exit with 1 as well.
+
+    Examples:
+        python -m backfill verify --all-accounts --date yesterday
+        python -m backfill verify --account 42 --date 2026-02-01..2026-02-28 --rows
+        python -m backfill verify --all-accounts --all-dates --repair --json
+
+    With --json each day is an object with account_id, date, timezone, state (open, closed, stale, settling, outdated,
+    unknown, not covered), verdict (exact, drift, uncounted, never built, missing raw, behind, not covered, failed),
+    raw, counted, behind, missing, invalid (numbers of events), differing (rows and members), repaired (the verdict
+    before a rebuild, or null) and problem. With --rows also rows: objects with dimension_type, dimension_id, metric,
+    member_id, expected, found (null, or count, sum_value, sum_value_business_hours) and difference; sums are decimal
+    strings, in seconds.
+    """
+    selection = select(account, all_accounts, day, all_dates, now=datetime.now(UTC))
+    # A SIGTERM ends it as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    looks = Looks(DatabaseSettings.load())
+    try:
+        resolved = looks.resolve(selection)
+        return _run(looks, resolved, _Options(rows, repair, strict, json, quiet))
+    except psycopg.Error as error:
+        sys.stderr.write(f"database: {one_line(error)}. Nothing more was compared; check DATABASE_URL\n")
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped before all days were compared\n")
+    finally:
+        looks.close()
+    return 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What the command line chose."""
+
+    rows: bool
+    repair: bool
+    strict: bool
+    json: bool
+    quiet: bool
+
+
+def _run(looks: Looks, resolved: Resolved, options: _Options) -> int:
+    for account in resolved.without_timezone:
+        sys.stderr.write(
+            f"account {account} has no reporting_timezone, so its days have no bounds and nothing to compare: set one "
+            f"with python -m backfill set-timezone --account {account} --timezone Europe/Paris (any IANA name)\n"
+        )
+    repairs: dict[Day, Verdict] = {}
+    report = Report(rows=options.rows)
+    for verified in verify_days(looks.look, _shown(resolved.days, options)):
+        report.add(verified)
+        if options.repair and verified.repairable:
+            repairs[verified.day] = verified.verdict
+        elif options.json:
+            print_day(verified, rows=options.rows, repaired=None)
+    _print(report, options)
+    verdicts, good = report.verdicts, not resolved.without_timezone
+    if repairs:
+        good &= _rebuild(looks.settings, repairs)
+        again = Report(rows=options.rows)
+        for verified in verify_days(looks.look, repairs):
+            again.add(verified)
+            if options.json:
+                print_day(verified, rows=options.rows, repaired=repairs[verified.day])
+        if not options.json:
+            sys.stdout.write(f"\nAfter the rebuild of {len(repairs)} days:\n")
+        _print(again, options)
+        verdicts = verdicts - Counter(repairs.values()) + again.verdicts
+    return 0 if good and (is_exact(verdicts) if options.strict else not differs(verdicts)) else 1
+
+
+def _print(report: Report, options: _Options) -> None:
+    if not options.json and not (options.quiet and is_exact(report.verdicts)):
+        report.print(summary=not options.quiet)
+
+
+def _rebuild(settings: DatabaseSettings, days: Iterable[Day]) -> bool:
+    """Rebuild days; whether all of them could be. Problems go to standard error."""
+    good = True
+    runner = Runner(settings)
+    try:
+        for account, day in days:
+            try:
+                results = runner.rebuild([account], day)
+            except psycopg.Error as error:
+                if not runner.connected:
+                    raise
+                sys.stderr.write(f"account {account}, {day}: {one_line(error)}\n")
+                good = False
+                continue
+            for result in results:
+                if result.result in {Result.MISSING, Result.NO_TIMEZONE}:
+                    sys.stderr.write(f"{describe(result)}\n")
+                    good = False
+    finally:
+        runner.close()
+    return good
+
+
+def _shown(days: list[Day], options: _Options) -> Iterable[Day]:
+    """The days, with a progress bar on standard error if that is a terminal."""
+    if options.quiet or options.json or not sys.stderr.isatty():
+        return days
+    return track(days, "days", console=Console(stderr=True), transient=True)
