@@ -1,14 +1,12 @@
-"""How commands that only look ask the database: one read-only snapshot, statements by name from a file.
+"""How commands that only look ask the database: one read-only snapshot.
 
 A snapshot is a REPEATABLE READ transaction: all that a command prints was true at one instant. It takes no row
 locks, so neither consumers nor rebuilds wait for it.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import resources
-from typing import Any, LiteralString
+from typing import Any
 
 import psycopg
 
@@ -17,18 +15,6 @@ from consumer.rollup.schema import check_schema
 from consumer.settings import DatabaseSettings
 
 Connection = psycopg.Connection[Any]
-
-_HEADER = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
-
-
-def load_statements(file: str) -> dict[str, LiteralString]:
-    """The statements of a `.sql` file of this package, by the names in its `-- name:` lines."""
-    text = resources.files("backfill").joinpath(file).read_text(encoding="utf-8")
-    parts = _HEADER.split(text)[1:]
-    return {
-        name: re.sub(r"^--.*\n", "", body, flags=re.MULTILINE).strip()
-        for name, body in zip(parts[::2], parts[1::2], strict=True)
-    }
 
 
 @contextmanager

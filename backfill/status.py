@@ -4,18 +4,16 @@ The database is asked in one snapshot, the brokers afterwards: a lag may be a mo
 """
 
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
 from typing import Annotated
 
-import psycopg
 from confluent_kafka import KafkaException
 from cyclopts import Parameter
 
-from backfill.snapshot import Connection, load_statements, open_snapshot
+from backfill.snapshot import Connection, open_snapshot
 from backfill.status_findings import (
     LONG_SILENT,
     LONG_STALE,
@@ -29,6 +27,7 @@ from backfill.status_report import print_status
 from backfill.tables import print_json
 from backfill.topic_logs import TopicLog, first_unread, topic_logs
 from consumer.rollup.batch import Partition
+from consumer.rollup.statements import load_statements
 from consumer.settings import DatabaseSettings, Settings
 
 KAFKA_TIMEOUT_SECONDS = 3.0
@@ -41,7 +40,7 @@ TABLES = (
     "late_events",
     "dead_letters",
 )
-STATEMENTS = load_statements("status.sql")
+STATEMENTS = load_statements("backfill", "status.sql")
 
 
 def status(*, json: Annotated[bool, Parameter(help="One JSON object on one line.", negative=())] = False) -> int:
@@ -56,12 +55,8 @@ def status(*, json: Annotated[bool, Parameter(help="One JSON object on one line.
         python -m backfill status --json
     """
     properties = Settings.load().kafka_properties() if "KAFKA_BOOTSTRAP_SERVERS" in os.environ else None
-    try:
-        with open_snapshot(DatabaseSettings.load()) as conn:
-            stored = read_status(conn)
-    except psycopg.Error as error:
-        sys.stderr.write(f"database: {' '.join(str(error).split())}. Check DATABASE_URL\n")
-        return 1
+    with open_snapshot(DatabaseSettings.load()) as conn:
+        stored = read_status(conn)
     found = with_lag(stored, properties)
     print_json(found) if json else print_status(found)
     return 1 if found.problems else 0

@@ -50,7 +50,7 @@ def _facts(status: Status) -> dict[str, str]:
         "accounts": f"{status.accounts['with_timezone']} with a time zone, "
         f"{status.accounts['without_timezone']} without",
         "oldest day to rebuild": waiting,
-        "days audited": f"{audits['days']}, the last at {cell_text(audits['last'])}",
+        "days audited": f"{audits['days']}, the last at {cell_text(audits['last'])}" if audits["days"] else "none",
         "drift ever found": drift,
         "late events": f"{late['waiting']} on {late['days']} days{since}",
         "dead letters": dead or "none",

@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any, TextIO
 
 import orjson
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -81,9 +82,13 @@ def harmless(text: str) -> str:
 def _draw(
     columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool], title: str, out: TextIO
 ) -> None:
-    table = Table(title=Text(title) if title else None, title_justify="left", show_header=bool(columns))
+    table = Table(
+        title=Text(title) if title else None, title_justify="left", show_header=bool(columns), box=SIMPLE_HEAD
+    )
     for at, at_right in enumerate(right):
-        table.add_column(Text(columns[at]) if columns else "", justify="right" if at_right else "left")
+        table.add_column(
+            Text(columns[at]) if columns else "", justify="right" if at_right else "left", overflow="fold"
+        )  # never cut
     for row in cells:
         table.add_row(*map(Text, row))
     Console(file=out).print(table)
