@@ -8,6 +8,7 @@ import psycopg
 from cyclopts import App, Parameter
 
 from backfill import rebuild
+from backfill.interactive import Chosen, interactive
 from backfill.report import Report
 from backfill.selection import Selection, WrongUse, select
 from backfill.stale import close_days, rebuild_stale, stop_on_signal, watch
@@ -134,9 +135,18 @@ def check(
 
 
 def _ask(options: rebuild.Options) -> int:
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise WrongUse("name the days: --account A --date D, or --stale; see python -m backfill --help")
-    raise WrongUse("not wired yet")
+    settings = DatabaseSettings.load()
+
+    def run(chosen: Chosen) -> int:
+        selection = Selection((chosen.account,), (chosen.dates,))
+        if chosen.dry_run:
+            return rebuild.dry_run(settings, selection, options)
+        return rebuild.run(settings, selection, options, stop_on_signal())
+
+    def plan(chosen: Chosen) -> str:
+        return rebuild.plan(settings, Selection((chosen.account,), (chosen.dates,)), options)
+
+    return interactive(settings, plan, run)
 
 
 @app.command(name="close")

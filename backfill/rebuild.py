@@ -62,6 +62,13 @@ def dry_run(settings: DatabaseSettings, selection: Selection, options: Options) 
     return 1 if resolved.without_timezone else 0
 
 
+def plan(settings: DatabaseSettings, selection: Selection, options: Options) -> str:
+    """What a selection comes to, in one line."""
+    with Runner(settings) as runner:
+        resolved = _resolve(runner, selection)
+        return describe(runner.attempt(lambda: estimate(runner.ready()[0], resolved, options.jobs)), options.jobs)
+
+
 def describe(found: Estimate, jobs: int) -> str:
     """A plan in one line."""
     if not found.days:

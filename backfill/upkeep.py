@@ -68,6 +68,10 @@ class Upkeep:
         days = [day for day, (when, _) in self._again.items() if when > now]
         return {"left_accounts": [account for account, _ in days], "left_dates": [day for _, day in days]}
 
+    def forget(self) -> None:
+        """Try every day again at once."""
+        self._again.clear()
+
     def rebuild_stale(self) -> None:
         """Rebuild every stale day that has settled and is not to be tried later."""
         self._runner.execute(STATEMENTS["stale_other_timezones"], {})
