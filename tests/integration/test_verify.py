@@ -8,12 +8,15 @@ from decimal import Decimal
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from backfill.verdict import Difference, Numbers, State, Verdict, Verified
 from backfill.verify import MOST_DIFFERENCES, Verifier, VerifyError, unsettled_dates, verify_day, verify_days
 from consumer.rollup.registry import REGISTRY, Dimension, Kind, Metric, Registry
 from tests.fixtures.rollup import NOON, TODAY, Rollup, make_event
-from tests.model import RawEvent
+from tests.model import RawEvent, day_of, recompute
+from tests.property.test_schedules import EXAMPLES, Action, Schedule, actions, zones
 
 DAY = timedelta(days=1)
 LAST_WEEK = TODAY - 7 * DAY
@@ -521,3 +524,46 @@ def test_days_of_an_older_registry_are_behind(rollup: Rollup) -> None:
     rollup.count(*events)
     found = Verifier(rollup.conn, MORE, 3).look(42, TODAY, rollup.now_us)
     assert (found.state, found.verdict) == (State.OUTDATED, Verdict.BEHIND)
+
+
+# -- whatever happens
+
+
+@settings(max_examples=EXAMPLES // 5, suppress_health_check=list(HealthCheck), phases=set(Phase) - {Phase.explain})
+@given(zone=st.one_of(zones, zones, st.none()), schedule=st.lists(actions, min_size=20, max_size=20))
+@pytest.mark.timeout(120 + EXAMPLES * 10)
+def test_no_schedule_leads_to_a_false_difference(rollup: Rollup, zone: str | None, schedule: list[Action]) -> None:
+    """After every step all days are looked at: none may drift, and those called exact must be, by the model."""
+    rollup.empty()
+    world = Schedule(rollup, zone)
+    if zone is not None:
+        rollup.always_had({42: zone})
+    verifier = Verifier(rollup.conn, REGISTRY, rollup.open_days)
+    for name, arguments in schedule:
+        getattr(world, name)(*arguments)
+        if world.zone is not None:
+            _compare_with_model(world, verifier)
+    world.finish()
+    assert set(_compare_with_model(world, verifier).values()) <= {Verdict.EXACT}
+
+
+def _compare_with_model(world: Schedule, verifier: Verifier) -> dict[date, Verdict]:
+    rollup, zone = world.rollup, str(world.zone)
+    waiting = {each.id for _, each in world.hidden}
+    days: dict[date, list[RawEvent]] = {
+        day: [] for (day,) in rollup.conn.execute("SELECT date FROM rollup_days").fetchall()
+    }
+    for each in world.events:
+        day = day_of(each.created_at, zone)
+        if each.id not in waiting and day in days:
+            days[day].append(each)
+    table = rollup.table()
+    verdicts: dict[date, Verdict] = {}
+    for day, events in days.items():
+        found = verifier.look(42, day, rollup.now_us)
+        assert found.verdict is not Verdict.DRIFT
+        assert found.raw == len(events)
+        if found.verdict is Verdict.EXACT and not found.behind:
+            assert {key: each for key, each in table.items() if key.date == day} == recompute(events, {42: zone})
+        verdicts[day] = found.verdict
+    return verdicts
