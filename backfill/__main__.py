@@ -8,10 +8,14 @@ import psycopg
 from cyclopts import App, Parameter
 
 from backfill import rebuild
+from backfill.explain import explain
 from backfill.interactive import Chosen, interactive
 from backfill.report import Report
 from backfill.selection import Selection, WrongUse, select
+from backfill.set_timezone import set_timezone
 from backfill.stale import close_days, rebuild_stale, stop_on_signal, watch
+from backfill.status import status
+from backfill.verify_command import verify
 from consumer import __version__, command_line
 from consumer.settings import DatabaseSettings, WatchSettings
 
@@ -156,6 +160,12 @@ def close_command(*, json: Json = False, quiet: Quiet = False) -> int:
     `--stale --watch` does this all the time. Exit codes: 0 done, 1 a day could not be closed.
     """
     return close_days(DatabaseSettings.load(), Report(None, json=json, quiet=quiet, verb="audited"))
+
+
+app.command(verify)
+app.command(status)
+app.command(explain)
+app.command(set_timezone)
 
 
 def main() -> int:

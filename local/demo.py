@@ -5,6 +5,7 @@ consumers, one of which is killed half-way. Then days are rebuilt, and the rollu
 SIZE=50000 makes fewer events, KEEP=1 leaves everything running until Ctrl-C.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,7 +23,17 @@ import psycopg
 
 from local.demo_report import look_at_live_days, prove, show
 from local.demo_screen import Screen
-from local.demo_stage import PARTITIONS, SESSION_TIMEOUT_MS, ConsumerProcess, Stage, backfill, psql, stage, wait_until
+from local.demo_stage import (
+    PARTITIONS,
+    SESSION_TIMEOUT_MS,
+    ConsumerProcess,
+    Stage,
+    backfill,
+    psql,
+    show_backfill,
+    stage,
+    wait_until,
+)
 from local.demo_traffic import follow, paced
 from local.events import Sample, Workload, generate, produce, write_raw, write_settings
 from local.kafka_jars import VERSION
@@ -172,11 +183,24 @@ def _rebuild(screen: Screen, conn: Connection, on: Stage) -> None:
     wait_until(lambda: not _settling(conn), "days settle", [])
     screen.step("And all others that are known to be behind: python -m backfill --stale")
     began = time.monotonic()
-    lines = backfill(on, "--stale")
-    unchanged = sum(", 0 rows changed" in line for line in lines)
+    days = [json.loads(line) for line in backfill(on, "--stale", "--json")]
+    unchanged = sum(day["changed"] == 0 for day in days)
     screen.say(
-        f"{len(lines)} days rebuilt in {time.monotonic() - began:.1f} s; in {unchanged} of them nothing differed."
+        f"{len(days)} days rebuilt in {time.monotonic() - began:.1f} s; in {unchanged} of them nothing differed."
     )
+    today = datetime.now(UTC).date()
+    week = ("--all-accounts", "--date", f"{today - timedelta(days=7)}..yesterday")
+    screen.step(
+        "A whole week of all accounts is rebuilt, as one would after loading old events:",
+        f"python -m backfill {' '.join(week)} --jobs 2",
+    )
+    show_backfill(on, *week, "--jobs", "2")
+    verify = ("verify", "--all-accounts", "--date", f"{today - timedelta(days=7)}..today")
+    screen.step(
+        "And every day is compared with its raw events, row by row, by other queries than those that wrote it:",
+        f"python -m backfill {' '.join(verify)}",
+    )
+    show_backfill(on, *verify)
 
 
 def _settling(conn: Connection) -> bool:

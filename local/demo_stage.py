@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,20 +148,29 @@ def wait_until(condition: Callable[[], bool], what: str, members: list[ConsumerP
 
 def backfill(on: Stage, *words: str) -> list[str]:
     """Run `python -m backfill` with these words; its lines. Raises `LocalError` unless it exits with 0."""
+    return _backfill(on, words, shown=False).splitlines()
+
+
+def show_backfill(on: Stage, *words: str) -> None:
+    """Run it where people see it, with its progress bar on a terminal. Raises `LocalError` unless it exits with 0."""
+    sys.stdout.flush()
+    _backfill(on, words, shown=True)
+
+
+def _backfill(on: Stage, words: Sequence[str], *, shown: bool) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "backfill", *words],
         cwd=PROJECT,
         env=on.environment(),
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        capture_output=not shown,
         text=True,
         check=False,
     )
     if done.returncode != 0:
-        raise LocalError(
-            f"python -m backfill {' '.join(words)} exited with {done.returncode}:\n{done.stdout}{done.stderr}"
-        )
-    return done.stdout.splitlines()
+        said = "" if shown else f":\n{done.stdout}{done.stderr}"
+        raise LocalError(f"python -m backfill {' '.join(words)} exited with {done.returncode}{said}")
+    return done.stdout or ""
 
 
 def psql() -> str:

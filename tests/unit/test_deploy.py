@@ -11,7 +11,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from consumer import __version__
-from consumer.settings import DatabaseSettings, Settings
+from consumer.settings import DatabaseSettings, Settings, WatchSettings
 from local.kafka_jars import VERSION as KAFKA_VERSION
 
 PROJECT = Path(__file__).parent.parent.parent
@@ -116,7 +116,7 @@ def _environment(name: str) -> list[tuple[str, str]]:
 
 
 def test_programs_are_told_what_they_know() -> None:
-    known = {"consumer": Settings, "backfill": DatabaseSettings}
+    known: dict[str, type[DatabaseSettings]] = {"consumer": Settings, "backfill": WatchSettings}
     assert {program["command"][0] for program in PROGRAMS.values()} == set(known)
     for name, program in PROGRAMS.items():
         settings = known[program["command"][0]]
@@ -136,13 +136,13 @@ def test_programs_find_the_broker_the_topic_and_the_database() -> None:
     assert SERVICES["migrate"]["environment"] == {"DATABASE_URL": COMPOSE["x-database"]["DATABASE_URL"]}
 
 
-def test_prometheus_scrapes_the_consumers() -> None:
-    (job,) = PROMETHEUS["scrape_configs"]
-    (discovery,) = job["dns_sd_configs"]
-    for service in discovery["names"]:
-        assert discovery["port"] == Settings(**program_settings(service)).metrics_port
+def test_prometheus_scrapes_the_programs() -> None:
+    discoveries = [each for job in PROMETHEUS["scrape_configs"] for each in job["dns_sd_configs"]]
+    assert [each["names"] for each in discoveries] == [["consumer"], ["backfill"]]
+    for discovery, settings in zip(discoveries, (Settings, WatchSettings), strict=True):
+        assert discovery["port"] == settings(**program_settings(discovery["names"][0])).metrics_port
+        assert f"EXPOSE {discovery['port']}" in INSTRUCTIONS
     assert SERVICES["consumer"]["deploy"]["replicas"] == 2
-    assert f"EXPOSE {discovery['port']}" in INSTRUCTIONS
 
 
 def test_kafka_is_the_version_that_tests_and_the_demo_run() -> None:
