@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 import psycopg
 import pytest
 
+from local.proof import differences
 from tests.fixtures.processes import RunProgram
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["tests.fixtures.terminal"]
 
 Connection = psycopg.Connection[Any]
-PROGRAM = "tests.fixtures.dialogue_programs"
+PROGRAM = "backfill"
 ACCOUNT, WITHOUT_ZONE, WITHOUT_EVENTS = 42, 43, 44
 
 
@@ -49,6 +50,11 @@ def add_event(conn: Connection, identity: int, name: str, created_at: datetime) 
     )
 
 
+def rebuilt_days(conn: Connection) -> list[date]:
+    """The dates that were rebuilt."""
+    return [day for (day,) in conn.execute("SELECT date FROM rollup_days WHERE rebuilt_at IS NOT NULL ORDER BY date")]
+
+
 def answer_all(terminal: "Terminal", *lines: str) -> None:
     """Answer the questions up to the dry run, or the first few of them."""
     questions = (f"Account id [{ACCOUNT}]", "First date [", "Last date [", "Try a dry run first")
@@ -64,7 +70,7 @@ def assert_ends(terminal: "Terminal", shown: str) -> None:
 
 
 def test_with_nothing_but_enter_all_dates_up_to_yesterday_dry_first(
-    start_terminal: "StartTerminal", today: date, zone: ZoneInfo
+    conn: Connection, start_terminal: "StartTerminal", today: date, zone: ZoneInfo
 ) -> None:
     first, last = today - timedelta(days=10), today - timedelta(days=1)
     terminal = start_terminal(PROGRAM)
@@ -74,30 +80,37 @@ def test_with_nothing_but_enter_all_dates_up_to_yesterday_dry_first(
     terminal.answer(f"First date [{first}]", "")
     terminal.answer(f"Last date [{last}]", "")
     terminal.answer("Try a dry run first, which writes nothing (y/n) [y]", "")
-    terminal.expect(f"dry run: account {ACCOUNT}, {first}..{last}\n")
-    terminal.answer("Rebuild these 10 days now (y/n) [y]", "")
-    assert_ends(terminal, f"\nrun: account {ACCOUNT}, {first}..{last}\n")
+    terminal.expect(f"1 accounts, 10 account-days ({first} to {last}), 2 raw events: about 1 s\n")
+    terminal.expect("Rebuild these 10 days now (y/n) [y]: ")
+    assert rebuilt_days(conn) == []
+    terminal.type("\n")
+    code, summary = terminal.end()
+    assert code == 0
+    assert "10" in summary
+    assert rebuilt_days(conn) == [first + timedelta(days=n) for n in range(10)]
+    assert differences(conn) == []
 
 
 def test_without_a_dry_run_the_plan_is_shown_before_the_last_question(
-    start_terminal: "StartTerminal", today: date
+    conn: Connection, start_terminal: "StartTerminal", today: date
 ) -> None:
     terminal = start_terminal(PROGRAM)
     answer_all(terminal, "", str(today - timedelta(days=3)), str(today - timedelta(days=3)), "n")
     day = today - timedelta(days=3)
-    terminal.expect(f"plan: account {ACCOUNT}, {day}, 1 days\n")
+    terminal.expect(f"1 accounts, 1 account-days ({day}), 1 raw events: about 1 s\n")
     terminal.answer("Rebuild this day now (y/n) [y]", "n")
     assert_ends(terminal, "\nNothing was changed.\n")
-    assert "run: " not in terminal.shown
+    assert rebuilt_days(conn) == []
 
 
-def test_today_may_be_chosen_and_is_provisional(start_terminal: "StartTerminal", today: date) -> None:
+def test_today_may_be_chosen_and_is_provisional(conn: Connection, start_terminal: "StartTerminal", today: date) -> None:
     terminal = start_terminal(PROGRAM)
     answer_all(terminal, "", "yesterday", "today")
     terminal.expect(f"{today} is not over there: its totals are provisional.")
     terminal.answer("Try a dry run first", "n")
     terminal.answer("Rebuild these 2 days now", "y")
-    assert_ends(terminal, f"\nrun: account {ACCOUNT}, {today - timedelta(days=1)}..{today}\n")
+    assert terminal.end()[0] == 0
+    assert rebuilt_days(conn) == [today - timedelta(days=1), today]
 
 
 def test_events_of_today_only_are_proposed(
@@ -174,7 +187,7 @@ def test_without_any_account_there_is_nothing_to_propose(start_terminal: "StartT
 @pytest.mark.parametrize("answers", [0, 2, 4])
 @pytest.mark.parametrize("key", ["Ctrl-C", "Ctrl-D"])
 def test_leaving_at_any_question_runs_nothing(
-    start_terminal: "StartTerminal", today: date, answers: int, key: str
+    conn: Connection, start_terminal: "StartTerminal", today: date, answers: int, key: str
 ) -> None:
     terminal = start_terminal(PROGRAM)
     answer_all(terminal, *["", "", "", "n"][:answers])
@@ -187,7 +200,7 @@ def test_leaving_at_any_question_runs_nothing(
     code, shown = terminal.end()
     assert code == (130 if key == "Ctrl-C" else 1)
     assert shown.endswith("Left; nothing was changed.\n")
-    assert "run: " not in terminal.shown
+    assert rebuilt_days(conn) == []
     assert "Traceback" not in terminal.shown
 
 

@@ -23,7 +23,7 @@ pytest_plugins = ["tests.fixtures.terminal"]
 
 Connection = psycopg.Connection[Any]
 StartProgram = Callable[..., Program]
-PROGRAM = "tests.fixtures.dialogue_programs"
+PROGRAM = "backfill"
 SHARED_SETTINGS = "SELECT pg_advisory_xact_lock_shared(hashtextextended('reporting-rollup settings', 0))"
 LONG_SECONDS = 600
 """A settling time that no test waits for."""
