@@ -153,14 +153,9 @@ def _fate(
 
 
 def _has_all_of_raw(day: EventDay) -> bool:
-    """Whether a closed day has counted every raw event that it has now."""
-    return (
-        day.row is not None
-        and day.row.closed
-        and day.row.timezone == day.timezone
-        and day.row.events is not None
-        and day.row.events == day.raw_events
-    )
+    """Whether a closed day has counted every raw event that it has now; an open day has bits to tell it by."""
+    row = day.row
+    return row is not None and row.timezone == day.timezone and row.events is not None and row.events == day.raw_events
 
 
 def _raw(conn: Connection, key: dict[str, int]) -> RawRow | None:

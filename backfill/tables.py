@@ -86,9 +86,9 @@ def _draw(
         title=Text(title) if title else None, title_justify="left", show_header=bool(columns), box=SIMPLE_HEAD
     )
     for at, at_right in enumerate(right):
-        table.add_column(
-            Text(columns[at]) if columns else "", justify="right" if at_right else "left", overflow="fold"
-        )  # never cut
+        # Folded, never cut: the last digits count.
+        heading = Text(columns[at]) if columns else ""
+        table.add_column(heading, justify="right" if at_right else "left", overflow="fold")
     for row in cells:
         table.add_row(*map(Text, row))
     Console(file=out).print(table)

@@ -468,6 +468,11 @@ def test_every_id_has_its_own_bit(paris: Rollup, event_id: int) -> None:
     assert (found.fate, found.bits[0].last_day) == (Fate.COUNTED, TODAY)
 
 
+def test_bits_that_are_left_out_at_the_end_of_a_chunk_are_not_set(paris: Rollup) -> None:
+    paris.count(make_event(1))
+    assert event_of(paris, 4000).fate is Fate.NEVER_SEEN
+
+
 def test_a_late_event_that_its_rebuild_has_found(paris: Rollup) -> None:
     late_with_a_raw_row(paris)
     assert [(late.account_id, late.date) for late in event_of(paris, 1).late] == [(42, OLD)]
