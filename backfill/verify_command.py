@@ -61,17 +61,18 @@ def verify(
     Days that are known to be behind, or that contain events which raw lacks (purged, or not committed yet), are
     listed, and are no difference; with --strict they exit with 1 as well.
 
-    Examples:
-        python -m backfill verify --all-accounts --date yesterday
-        python -m backfill verify --account 42 --date 2026-02-01..2026-02-28 --rows
-        python -m backfill verify --all-accounts --all-dates --repair --json
-
     With --json each day is an object with account_id, date, timezone, state (open, closed, stale, settling, outdated,
     unknown, not covered), verdict (exact, drift, uncounted, never built, missing raw, behind, not covered, failed),
     raw, counted, behind, missing, invalid (numbers of events), differing (rows and members), repaired (the verdict
     before a rebuild, or null) and problem. With --rows also rows: objects with dimension_type, dimension_id, metric,
     member_id, expected, found (null, or count, sum_value, sum_value_business_hours) and difference; sums are decimal
     strings, in seconds.
+
+    For example::
+
+        python -m backfill verify --all-accounts --date yesterday
+        python -m backfill verify --account 42 --date 2026-02-01..2026-02-28 --rows
+        python -m backfill verify --all-accounts --all-dates --repair --json
     """
     selection = select(account, all_accounts, day, all_dates, now=datetime.now(UTC))
     # A SIGTERM ends it as Ctrl-C does.

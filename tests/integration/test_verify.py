@@ -220,6 +220,9 @@ def test_a_closed_day_that_lost_raw_events_is_protected_history(paris: Rollup) -
     assert (found.verdict, found.missing, found.raw, found.counted) == (Verdict.MISSING, 10, 30, 40)
     assert not found.may_pass
     assert not found.repairable
+    paris.raw(make_event(900, created_at=NOON - 7 * DAY, user_id=77))  # a late event whose message was not read yet
+    found = look(paris, LAST_WEEK)
+    assert (found.verdict, found.missing) == (Verdict.MISSING, 9)
 
 
 def test_a_late_event_on_its_way_to_a_closed_day(paris: Rollup) -> None:
