@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 import psycopg
 import pytest
 
-from consumer.rollup.rebuild import Rebuilder, RebuildError, Result
+from consumer.rollup.raw_stage import RebuildError
+from consumer.rollup.rebuild import Rebuilder, Result
 from tests.fixtures.rollup import NOON, TODAY, Day, Rollup, make_event
 from tests.model import RawEvent
 
