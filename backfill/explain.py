@@ -36,10 +36,11 @@ def explain(
     Exit codes: 0 the rollup equals the raw events, or the event is counted; 1 it is not, and the output says why;
     2 wrong use.
 
-    Examples:
-        python -m backfill explain --account 42 --date 2026-02-11
-        python -m backfill explain --account 42 --date 2026-02-11 --metric reply_time
-        python -m backfill explain --event 123456 --json
+    For example:
+
+    - python -m backfill explain --account 42 --date 2026-02-11
+    - python -m backfill explain --account 42 --date 2026-02-11 --metric reply_time
+    - python -m backfill explain --event 123456 --json
     """
     now = datetime.now(UTC)
     if event is not None:

@@ -50,9 +50,10 @@ def status(*, json: Annotated[bool, Parameter(help="One JSON object on one line.
 
     Exit codes: 0 all is well, 1 something needs somebody (it says what, and what to do), 2 wrong use.
 
-    Examples:
-        python -m backfill status
-        python -m backfill status --json
+    For example:
+
+    - python -m backfill status
+    - python -m backfill status --json
     """
     properties = Settings.load().kafka_properties() if "KAFKA_BOOTSTRAP_SERVERS" in os.environ else None
     with open_snapshot(DatabaseSettings.load()) as conn:
