@@ -22,8 +22,15 @@ from consumer.settings import DatabaseSettings, WatchSettings
 app = App(
     name="python -m backfill",
     version=__version__,
+    help_format="plaintext",
     help="Rebuild chosen days from the raw events, while the consumers go on, and prove the result. "
-    "DATABASE_URL names the database: docs/configuration.md.",
+    "DATABASE_URL names the database: docs/configuration.md. Without arguments, on a terminal, it asks.\n\n"
+    "Exit codes: 0 done, 1 a day could not be rebuilt or the run was stopped, 2 wrong use.\n\n"
+    "For example:\n\n"
+    "- python -m backfill --account 42 --date 2026-02-11\n"
+    "- python -m backfill --all-accounts --date 2026-02-01..yesterday --jobs 2\n"
+    "- python -m backfill --account 42 --all-dates --dry-run\n"
+    "- python -m backfill --stale --watch 10",
 )
 
 MOST_JOBS = 64
@@ -70,16 +77,7 @@ def backfill(
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Rebuild days. Without arguments, on a terminal, it asks.
-
-    Exit codes: 0 done, 1 a day could not be rebuilt or the run was stopped, 2 wrong use.
-
-    Examples:
-        python -m backfill --account 42 --date 2026-02-11
-        python -m backfill --all-accounts --date 2026-02-01..yesterday --jobs 2
-        python -m backfill --account 42 --all-dates --dry-run
-        python -m backfill --stale --watch 10
-    """
+    """Rebuild days; the options and exit codes are in the help of the app."""
     selection = check(
         account=account,
         all_accounts=all_accounts,

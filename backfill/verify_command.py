@@ -68,11 +68,11 @@ def verify(
     member_id, expected, found (null, or count, sum_value, sum_value_business_hours) and difference; sums are decimal
     strings, in seconds.
 
-    For example::
+    For example:
 
-        python -m backfill verify --all-accounts --date yesterday
-        python -m backfill verify --account 42 --date 2026-02-01..2026-02-28 --rows
-        python -m backfill verify --all-accounts --all-dates --repair --json
+    - python -m backfill verify --all-accounts --date yesterday
+    - python -m backfill verify --account 42 --date 2026-02-01..2026-02-28 --rows
+    - python -m backfill verify --all-accounts --all-dates --repair --json
     """
     selection = select(account, all_accounts, day, all_dates, now=datetime.now(UTC))
     # A SIGTERM ends it as Ctrl-C does.

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 import backfill.__main__ as backfill_command
 import consumer.__main__ as consumer_command
+from backfill.metrics import WatchMetrics
 from bench.__main__ import arguments as bench_arguments
 from consumer import errors
 from consumer.errors import RollupError
@@ -168,7 +169,8 @@ def test_exit_codes_in_the_error_tree_are_those_of_the_classes() -> None:
 def test_metrics_that_are_named_exist(page: Path) -> None:
     registry = CollectorRegistry()
     Metrics(registry, ["reporting_events"])
-    families = list(registry.collect())
+    WatchMetrics(watched := CollectorRegistry())
+    families = [*registry.collect(), *watched.collect()]
     known = {f"{family.name}{suffix}" for family in families for suffix in ("", "_total", "_bucket", "_info")}
     for name in re.findall(r"\breporting_rollup_\w+", _text(page)):
         assert name in known, f"{_name(page)} names {name}"
