@@ -37,10 +37,14 @@ SELECT id, selection, started_at FROM backfill_runs WHERE finished_at IS NULL OR
 SELECT account_id, date FROM rollup_days WHERE rebuilt_at >= %(since)s;
 
 -- name: stale_other_timezones
--- A trigger does this when a time zone changes; whatever got past it is found here.
+-- A trigger does this when a time zone changes; whatever got past it is found here, or next time if somebody holds it.
 UPDATE rollup_days AS d SET stale_since = now(), updated_at = now()
-FROM account_settings AS s
-WHERE s.account_id = d.account_id AND d.timezone <> s.reporting_timezone AND d.stale_since IS NULL;
+FROM (
+    SELECT d.account_id, d.date FROM rollup_days AS d JOIN account_settings AS s USING (account_id)
+    WHERE d.timezone <> s.reporting_timezone AND d.stale_since IS NULL
+    FOR UPDATE OF d SKIP LOCKED
+) AS moved
+WHERE (d.account_id, d.date) = (moved.account_id, moved.date);
 
 -- name: oldest_stale_date
 -- The date of the stale day that waits longest and can be rebuilt now. Nobody waits for anybody here: days that another
