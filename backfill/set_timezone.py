@@ -1,6 +1,5 @@
 """`python -m backfill set-timezone`: an account's reporting time zone, set or cleared, and what follows from it."""
 
-import json
 import sys
 from typing import Annotated
 
@@ -9,9 +8,10 @@ from cyclopts import Parameter
 
 from backfill import zone_dialogue
 from backfill.dialogue import on_terminal
+from backfill.tables import print_json
 from backfill.zone_change import LEAST_ACCOUNT, MOST_ACCOUNT, ZoneChangeError, change_timezone, connection
 from backfill.zone_consequences import Consequences
-from backfill.zone_rebuild import DaysOfAccount
+from backfill.zone_rebuild import rebuild_account
 from consumer.errors import ConfigurationError
 from consumer.rollup.days import validate_timezone
 from consumer.settings import DatabaseSettings
@@ -31,9 +31,7 @@ def set_timezone(
     force: Annotated[
         bool, Parameter(help="Change it even if totals are lost whose raw events are gone.", negative=())
     ] = False,
-    as_json: Annotated[
-        bool, Parameter(name="--json", help="One JSON object a line on standard output.", negative=())
-    ] = False,
+    json: Annotated[bool, Parameter(help="One JSON object a line on standard output.", negative=())] = False,
 ) -> int:
     """Set an account's time zone, in which its days are cut. Exit codes: 0 done, 1 not changed, or a day could not be
     rebuilt, 2 wrong use.
@@ -49,13 +47,13 @@ def set_timezone(
         python -m backfill set-timezone --account 42 --timezone Asia/Kolkata --rebuild
         python -m backfill set-timezone --account 42 --clear
 
-    With --json, first an object with account, before and timezone (names or null), changed, stale_days, first_date and
-    last_date of these (or null), complete_from (when a rebuild makes reports complete: ISO, UTC; null: at once),
+    With --json, first an object with account_id, before and timezone (names or null), changed, stale_days, first_date
+    and last_date of these (or null), complete_from (when a rebuild makes reports complete; null: at once),
     settle_seconds (until then), raw_from (date of the first raw event, or null), lost_days (given up by --force) and
-    next (the command to run, or null). With --rebuild, then one for each day: account, date, timezone, result (rebuilt,
-    settling, late, missing, no timezone), events, invalid, missing and changed (rows).
+    next (the command to run, or null). With --rebuild, then one for each day, as other rebuilds write them. Instants
+    and dates are ISO 8601.
     """
-    nothing_named = account is None and timezone is None and not (clear or rebuild or force or as_json)
+    nothing_named = account is None and timezone is None and not (clear or rebuild or force or json)
     if nothing_named and on_terminal():
         return zone_dialogue.run(DatabaseSettings.load())
     if account is None or clear == (timezone is not None) or (clear and (rebuild or force)):
@@ -72,7 +70,7 @@ def set_timezone(
             return _wrong(f"--timezone: {error}")
     settings = DatabaseSettings.load()
     try:
-        return _set(settings, account, timezone, rebuild=rebuild, force=force, as_json=as_json)
+        return _set(settings, account, timezone, rebuild=rebuild, force=force, json=json)
     except ZoneChangeError as error:
         sys.stderr.write(f"{error}\n")
     except psycopg.Error as error:
@@ -87,15 +85,15 @@ def _wrong(problem: str) -> int:
 
 
 def _set(
-    settings: DatabaseSettings, account: int, timezone: str | None, *, rebuild: bool, force: bool, as_json: bool
+    settings: DatabaseSettings, account: int, timezone: str | None, *, rebuild: bool, force: bool, json: bool
 ) -> int:
     with connection(settings) as conn:
         consequences = Consequences.of(conn, change_timezone(conn, account, timezone, force=force))
-    if as_json:
-        sys.stdout.write(f"{json.dumps(consequences.as_object())}\n")
+    if json:
+        print_json(consequences.as_object())
     else:
         sys.stdout.write("".join(f"{line}\n" for line in consequences.lines(rebuilds=rebuild)))
     sys.stdout.flush()
     if rebuild and consequences.waiting.days:
-        return DaysOfAccount(settings, account, as_json=as_json).run()
+        return rebuild_account(settings, account, json=json)
     return 0

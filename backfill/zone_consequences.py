@@ -43,16 +43,16 @@ class Consequences:
         change, waiting = self.change, self.waiting
         settles_at = waiting.settles_at if waiting.seconds > 0 else None
         return {
-            "account": change.account_id,
+            "account_id": change.account_id,
             "before": change.before,
             "timezone": change.after,
             "changed": change.changed,
             "stale_days": waiting.days,
-            "first_date": waiting.first and str(waiting.first),
-            "last_date": waiting.last and str(waiting.last),
-            "complete_from": settles_at and settles_at.astimezone(UTC).isoformat(),
+            "first_date": waiting.first,
+            "last_date": waiting.last,
+            "complete_from": settles_at and settles_at.astimezone(UTC),
             "settle_seconds": round(waiting.seconds, 1),
-            "raw_from": self.raw_from and str(self.raw_from),
+            "raw_from": self.raw_from,
             "lost_days": change.lost.days if change.lost else 0,
             "next": self.next_command,
         }

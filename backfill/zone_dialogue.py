@@ -19,7 +19,7 @@ from backfill.zone_change import (
     waiting_days,
 )
 from backfill.zone_consequences import Consequences
-from backfill.zone_rebuild import DaysOfAccount
+from backfill.zone_rebuild import rebuild_account
 from backfill.zones import (
     HOW_TO_WRITE_OFFSETS,
     ZoneNow,
@@ -100,7 +100,7 @@ def _offer_rebuild(settings: DatabaseSettings, account_id: int, days: int, secon
         # What was changed is changed, and was told; the rebuild can be had later by the command that was shown.
         say("\nLeft without a rebuild.")
         return LEFT if isinstance(left, EOFError) else INTERRUPTED
-    return DaysOfAccount(settings, account_id).run()
+    return rebuild_account(settings, account_id)
 
 
 def _ask_zone(default: str, now: datetime) -> str:
