@@ -124,7 +124,7 @@ def _of_topic(
     for at, name in enumerate(names):
         start, offset = starts[name], messages[first[at]].offset()
         if offset is None or offset < start:
-            raise ValueError(f"{topic}[{name.partition}]: read offset {offset} where {start} or later is next")
+            raise ValueError(f"{name}: read offset {offset} where {start} or later is next")
         spans.append(
             Span(
                 name,

@@ -1,11 +1,10 @@
 """The running consumer: builds the parts, turns the loop, and ends in order.
 
-The loop reads, decodes and submits; the writer's thread commits. All that needs both Kafka and stored offsets happens
-here: starting partitions, going back after a conflict, giving partitions away. It waits for what passes by itself.
+The loop reads, decodes and submits; the writer's thread commits; `consumer.assignment` keeps both at the stored
+offsets. What passes by itself is waited for.
 """
 
 import gc
-import logging
 import signal
 import threading
 import time
@@ -18,20 +17,18 @@ from confluent_kafka import KafkaException, Message
 from prometheus_client import CollectorRegistry
 
 from consumer import database
+from consumer.assignment import Assignment
 from consumer.errors import OffsetGapError
 from consumer.handlers import handler_for
 from consumer.health import Health
 from consumer.health_server import HealthServer
-from consumer.logs import KAFKA_LOGGER, Event
+from consumer.logs import Event
 from consumer.metrics import Metrics
-from consumer.offset_store import OffsetStore
 from consumer.poll_cycle import Policy, assemble
-from consumer.positions import Positions
-from consumer.rollup.batch import Batch, Partition
+from consumer.rollup.batch import Batch
 from consumer.rollup.registry import REGISTRY
 from consumer.rollup.store import Rules
 from consumer.settings import Settings
-from consumer.source import Source
 from consumer.writer import Writer
 
 log = structlog.get_logger()
@@ -67,26 +64,10 @@ class Service:
         rules = Rules(settings.kafka_group_id, REGISTRY, settings.open_days)
         policy = Policy(settings.batch_max_events)
         self._writer = Writer(self._connect, rules, policy, self._metrics, self._health)
-        self._source = Source(
-            settings.kafka_properties(),
-            [t.topic for t in settings.kafka_topics],
-            leaving=self._leaving,
-            rebalanced=self._rebalanced,
-            logger=logging.getLogger(KAFKA_LOGGER),
-        )
-        self._store = OffsetStore(
-            self._connect_briefly,
-            settings.kafka_group_id,
-            settings.on_offset_gap == "reset",
-            self._metrics,
-            self._health,
-        )
-        self._positions = Positions(self._metrics)
+        self._assignment = Assignment(settings, self._connect_briefly, self._writer, self._metrics, self._health)
+        self._source, self._store = self._assignment.source, self._assignment.store
         self._report_at = 0.0
         self._stale_at = 0.0
-        self._mirrored: dict[Partition, int] = {}
-        self._deadline: float | None = None
-        """When the shutdown must be over, monotonic; None while there is none."""
 
     def run(self) -> None:
         """Consume until SIGTERM or SIGINT.
@@ -101,7 +82,7 @@ class Service:
             self._settings.metrics_port,
             self._metrics.registry,
             self._health,
-            status=self._status,
+            status=self._assignment.status,
         )
         server.start()
         log.info(Event.HTTP_LISTENING, address=self._settings.metrics_address, port=server.port)
@@ -161,10 +142,7 @@ class Service:
             self._health.tick(turn)
             if self._writer.failure is not None:
                 raise self._writer.failure
-            if self._writer.conflicted:
-                self._rewind()
-            if self._source.pending:
-                self._start_pending()
+            self._assignment.follow()
             self._report(turn)
             # While paused, `read` does the waiting.
             if self._writer.conflicted or not self._writer.wait_for_room(0 if self._source.paused else 0.1):
@@ -195,7 +173,7 @@ class Service:
                 continue
             observe("poll", read - waited)
             batch = assemble(
-                messages, self._positions.next, self._store.topic_ids, self._handlers, time.time_ns() // 1000
+                messages, self._assignment.positions.next, self._store.topic_ids, self._handlers, time.time_ns() // 1000
             )
             self._submit(batch, lagging=len(messages) >= most)
             most = self._next_read(messages)
@@ -209,57 +187,8 @@ class Service:
 
     def _submit(self, batch: Batch, *, lagging: bool) -> None:
         """Hand a batch to the writer. `lagging`: the read was full; if the log goes on, more will come at once."""
-        self._positions.advance(batch)
-        self._writer.submit(batch, lagging=lagging and any(map(self._goes_on, self._source.owned)))
-
-    def _goes_on(self, partition: Partition) -> bool:
-        """Whether messages are known that were not read yet."""
-        return (self._source.end_offset(partition) or 0) > self._positions.next[partition]
-
-    def _start_pending(self) -> None:
-        """Begin to read assigned partitions from their stored offsets."""
-        known = self._store.topic_ids
-        offsets = self._store.starts(self._source, self._source.pending)
-        if offsets is not None:
-            if known not in ({}, self._store.topic_ids):
-                self._writer.abandon()  # a topic was made again: those being read are looked at, too
-            self._source.start(offsets)
-            self._continue_at(offsets)
-            log.info(Event.PARTITIONS_ASSIGNED, offsets={f"{p.topic}[{p.partition}]": o for p, o in offsets.items()})
-
-    def _rewind(self) -> None:
-        """After a conflict: all partitions go on from where PostgreSQL says."""
-        offsets = self._store.starts(self._source, self._source.owned)
-        if offsets is not None:
-            self._source.restart(offsets)
-            self._continue_at(offsets)
-            self._writer.resume()
-
-    def _continue_at(self, offsets: dict[Partition, int]) -> None:
-        self._writer.forget(offsets)
-        self._positions.start(offsets)
-
-    def _leaving(self, partitions: Sequence[Partition], lost: bool) -> None:
-        """Before partitions go: commit what was read from them, or abandon all that was read."""
-        seconds = float(self._settings.shutdown_timeout_seconds)
-        if self._deadline is not None:
-            seconds = self._deadline - time.monotonic()
-        if lost or not self._writer.flush(max(0.0, seconds)):
-            self._writer.abandon()
-        self._mirror()
-        self._positions.drop(partitions)
-
-    def _rebalanced(self, kind: str, partitions: Sequence[Partition]) -> None:
-        self._metrics.rebalances.labels(kind).inc()
-        owned = len(self._source.owned | self._source.pending)
-        self._metrics.assigned_partitions.set(owned)
-        if kind == "lost":
-            self._health.left_group()  # until it is assigned something again
-        else:
-            self._health.joined_group(owned)
-        if kind != "assigned":
-            word = Event.PARTITIONS_LOST if kind == "lost" else Event.PARTITIONS_REVOKED
-            log.info(word, partitions=[f"{p.topic}[{p.partition}]" for p in partitions])
+        self._assignment.positions.advance(batch)
+        self._writer.submit(batch, lagging=lagging and self._assignment.goes_on())
 
     def _pause(self) -> None:
         if not self._source.paused:
@@ -291,39 +220,18 @@ class Service:
         if now < self._report_at:
             return
         self._report_at = now + 1.0
-        self._positions.report_lag(self._writer.committed, self._source.end_offset)
-        self._mirror()
-        self._source.serve_logs()
-        if topic := self._source.changed_topic(self._store.topic_ids):
-            # What was read since counts under the old log's offsets. Stored offsets no longer fit: starting says so, or
-            # begins the new log, where events that were counted are duplicates.
-            log.warning(Event.OFFSET_GAP, message=f"topic {topic} was deleted and made again", topic=topic)
-            self._writer.abandon()
-        if self._source.is_member and not self._health.state.joined:  # the broker tells some of no assignment at all
-            self._health.joined_group(len(self._source.owned))
+        self._assignment.report()
         if now >= self._stale_at:
             self._stale_at = now + 15.0
             self._store.count_stale_days()
-
-    def _mirror(self) -> None:
-        committed = {p: o for p, o in self._writer.committed.items() if self._mirrored.get(p) != o}
-        if committed:
-            self._source.mirror(committed)
-            self._mirrored.update(committed)
-
-    def _status(self) -> dict[str, object]:
-        return {
-            "positions": {f"{p.topic}[{p.partition}]": offset for p, offset in self._positions.next.copy().items()},
-            "committed": {f"{p.topic}[{p.partition}]": offset for p, offset in self._writer.committed.items()},
-        }
 
     def _shut_down(self) -> None:
         """Within one deadline: the batch in hand, the group, the connections."""
         log.info(Event.STOPPING)
         self._health.mark_stopping()
-        self._deadline = deadline = time.monotonic() + self._settings.shutdown_timeout_seconds * 0.8
+        self._assignment.deadline = deadline = time.monotonic() + self._settings.shutdown_timeout_seconds * 0.8
         self._writer.flush(deadline - time.monotonic())
-        self._mirror()
+        self._assignment.mirror()
         self._source.close()
         self._writer.stop(max(0.1, deadline - time.monotonic()))
         self._store.close()

@@ -60,7 +60,7 @@ def reset_offset(
 
 def gap(partition: Partition, stored: Stored, topic_id: str, low: int, high: int) -> str | None:
     """Why a stored offset does not fit the log [low, high) of the topic; None if it does."""
-    name = f"{partition.topic}[{partition.partition}]"
+    name = str(partition)
     if stored.topic_id != topic_id:
         return (
             f"{name}: the topic was deleted and made again (its id was {stored.topic_id}, is {topic_id}); "

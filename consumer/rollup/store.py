@@ -157,7 +157,7 @@ def _lock_offsets(conn: psycopg.Connection, batch: Batch, group_id: str) -> list
     }
     moved = [s for s in batch.spans if found.get(s.source, (None, None))[:2] != (s.topic_id, s.start)]
     if moved:
-        raise OffsetConflict([f"{span.source.topic}[{span.source.partition}]" for span in moved])
+        raise OffsetConflict([str(span.source) for span in moved])
     return [found[span.source][2] for span in batch.spans]
 
 
