@@ -89,6 +89,8 @@ def _rebuild(
     settings: DatabaseSettings, resolved: Resolved, run_id: int, options: Options, stop: threading.Event
 ) -> int:
     report = Report(len(resolved.days) + len(resolved.without_timezone), json=options.json, quiet=options.quiet)
+    if not (resolved.days or resolved.without_timezone):
+        report.say("there are no days to rebuild")
     with report:
         for account in resolved.without_timezone:
             report.refused(account)

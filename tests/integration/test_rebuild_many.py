@@ -341,8 +341,8 @@ def test_an_error_of_one_leaves_nothing_of_any(five: Rollup) -> None:
 
 MANY = 90_000
 BYTES_AN_EVENT = 80
-"""The 26 bytes of its row as PostgreSQL sends it, and two columns of 8 bytes, some of them held twice. An object of Python's
-for every event would be hundreds."""
+"""The 26 bytes of its row as PostgreSQL sends it, and two columns of 8 bytes, some of them held twice. An object of
+Python's for every event would be hundreds."""
 FLAGS = 4096 * 4096 * 2
 """The flags of as many chunks as are handled together, packed and not, however few ids they have."""
 
