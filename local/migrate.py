@@ -28,7 +28,7 @@ def migrate(database_url: str, *, down: bool = False, folder: Path = MIGRATIONS)
     try:
         _dbmate(url, folder, *words)
     except LocalError as error:
-        if "pg_database_datname_index" not in str(error):
+        if not any(sign in str(error) for sign in ("(42P04)", "pg_database_datname_index")):
             raise
         _dbmate(url, folder, *words)  # somebody else made the database a moment before us, and no lock lies outside
 

@@ -300,19 +300,28 @@ BEGIN
     -- 4. The days to rebuild: in another zone every boundary moved, and what was counted is unknown; switched on, any
     -- day may have missed events while the account had no zone. Local dates of one instant differ by up to two: zones
     -- lie up to 26 hours apart.
-    SELECT min(date), max(date), old_zone IS NOT NULL OR coalesce(bool_or(timezone <> new_zone), false)
-    INTO first_day, last_day, recount FROM rollup_days WHERE account_id = account;
+    -- Days that this trigger made and nobody has touched (registry is null), and days known to be empty, widen nothing.
+    SELECT old_zone IS NOT NULL OR coalesce(bool_or(timezone <> new_zone), false)
+    INTO recount FROM rollup_days WHERE account_id = account;
+    SELECT min(date), max(date) INTO first_day, last_day FROM (
+        SELECT date FROM rollup_days
+        WHERE account_id = account AND registry IS NOT NULL AND events IS DISTINCT FROM 0
+        UNION ALL
+        SELECT date FROM late_events WHERE account_id = account
+    ) AS filled;
+    UPDATE rollup_days SET
+        stale_since = coalesce(stale_since, present),
+        settles_at = present + settle,
+        events = CASE WHEN recount THEN NULL ELSE events END,
+        updated_at = present
+    WHERE account_id = account;
     first_day := greatest(least(first_day, today) - 2, date '1999-12-30');
     last_day := least(greatest(last_day, today) + 2, today + 5);
-    INSERT INTO rollup_days AS d (account_id, date, timezone, stale_since, settles_at, events)
+    INSERT INTO rollup_days (account_id, date, timezone, stale_since, settles_at, events)
     SELECT account, first_day + n, new_zone, present, present + settle, CASE WHEN recount THEN NULL ELSE 0 END
     FROM generate_series(0, last_day - first_day) AS n
     ORDER BY n
-    ON CONFLICT (account_id, date) DO UPDATE SET
-        stale_since = coalesce(d.stale_since, excluded.stale_since),
-        settles_at = excluded.settles_at,
-        events = CASE WHEN recount THEN NULL ELSE d.events END,
-        updated_at = present;
+    ON CONFLICT (account_id, date) DO NOTHING;
     RETURN NULL;
 END
 $$;

@@ -271,7 +271,7 @@ def test_deleted_and_inserted_in_one_transaction(rollup: Rollup) -> None:
 def test_the_days_do_not_depend_on_the_sessions_time_zone(rollup: Rollup) -> None:
     # In Cairo 2024-04-26 has no midnight: instants that step by days drift past it.
     rollup.now = NOON.replace(year=2024, month=4, day=27)
-    days = "INSERT INTO rollup_days (account_id, date, timezone) VALUES (42, %s, 'UTC')"
+    days = "INSERT INTO rollup_days (account_id, date, timezone, events, registry) VALUES (42, %s, 'UTC', 1, 'any')"
     rollup.conn.execute(days, (date(2024, 4, 24),))
     rollup.conn.execute("SET TimeZone = 'Africa/Cairo'")
     rollup.set_timezone(42, "Asia/Tokyo")
@@ -388,3 +388,15 @@ def test_settle_seconds_are_the_databases(rollup: Rollup) -> None:
     assert rollup.rebuild(TODAY).result is Result.SETTLING
     rollup.now = NOON + timedelta(hours=1)
     assert rollup.rebuild(TODAY).result is Result.REBUILT
+
+
+def test_changing_a_zone_again_and_again_does_not_make_ever_more_days(rollup: Rollup) -> None:
+    rollup.always_had({42: "UTC"})
+    rollup.count(make_event(1, created_at=NOON - DAY))
+    first = []
+    for zone in ("Asia/Tokyo", "America/New_York", "UTC", "Asia/Tokyo", "UTC"):
+        rollup.set_timezone(42, zone)
+        rollup.settle()
+        first.append(rollup.conn.execute("SELECT min(date), max(date) FROM rollup_days").fetchone())
+        rollup.rebuild_stale()
+    assert set(first) == {(TODAY - 3 * DAY, TODAY + 2 * DAY)}
