@@ -14,8 +14,6 @@ from tests.fixtures.processes import RunProgram
 if TYPE_CHECKING:
     from tests.fixtures.terminal import StartTerminal, Terminal
 
-pytest_plugins = ["tests.fixtures.terminal"]
-
 Connection = psycopg.Connection[Any]
 PROGRAM = "backfill"
 ACCOUNT, WITHOUT_ZONE, WITHOUT_EVENTS = 42, 43, 44

@@ -16,8 +16,6 @@ from tests.fixtures.account_zones import (
 if TYPE_CHECKING:
     from tests.fixtures.terminal import StartTerminal
 
-pytest_plugins = ["tests.fixtures.terminal"]
-
 PROGRAM = "backfill"
 LONG_SECONDS = 600
 """A settling time that no test waits for."""
