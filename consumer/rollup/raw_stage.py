@@ -64,7 +64,8 @@ class RawStage:
                 bounds = [bound.replace(tzinfo=None) for bound in bounds]
             names = list(self._registry.event_names)
             parameters = {"accounts": list(account_ids), "names": names, "start": bounds[0], "end": bounds[1]}
-            self._conn.execute(self._sql["stage_raw_events"], parameters)
+            # Planned for these accounts and this day each time: a plan made for any would read the day of all accounts.
+            self._conn.execute(self._sql["stage_raw_events"], parameters, prepare=False)
         counts = self._conn.execute(STATEMENTS["staged_counts"])
         return {account_id: (valid, invalid) for account_id, valid, invalid in counts}
 
