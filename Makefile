@@ -6,7 +6,7 @@ SIZE ?= 1000000
 OPTIONS ?=
 WORKERS ?= 2
 
-.PHONY: setup lint test demo bench migrate lock clean
+.PHONY: setup lint test demo bench bench-backfill migrate lock clean
 
 setup: $(STAMP)
 
@@ -33,6 +33,10 @@ demo: setup
 # Shorter: make bench SIZE=200000. Further options, as in `python -m bench --help`: make bench OPTIONS="--verify"
 bench: setup
 	$(BIN)/python -m bench --events $(SIZE) $(OPTIONS)
+
+# Days rebuilt from raw events, beside the original algorithm. Sooner: make bench-backfill OPTIONS="--events 200000 --rounds 1"
+bench-backfill: setup
+	$(BIN)/python -m bench.backfill $(OPTIONS)
 
 migrate: setup
 	$(BIN)/python -m local.migrate
