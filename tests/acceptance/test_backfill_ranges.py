@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 import pytest
@@ -12,12 +12,8 @@ import pytest
 from consumer.rollup.days import day_number, day_start_us, instant
 from tests.fixtures.events import rollup_of_model, rollup_of_table
 from tests.fixtures.processes import RunProgram
+from tests.fixtures.terminal import StartTerminal
 from tests.model import day_of
-
-if TYPE_CHECKING:
-    from tests.fixtures.terminal import StartTerminal
-
-pytest_plugins = ["tests.fixtures.terminal"]
 
 Connection = psycopg.Connection[Any]
 
@@ -358,7 +354,7 @@ def test_a_range_that_comes_to_nothing_says_so(conn: Connection, run_program: Ru
 # -- on a terminal
 
 
-def test_a_terminal_gets_a_bar_with_rate_and_time_left(conn: Connection, start_terminal: "StartTerminal") -> None:
+def test_a_terminal_gets_a_bar_with_rate_and_time_left(conn: Connection, start_terminal: StartTerminal) -> None:
     conn.execute("INSERT INTO rollup_days (account_id, date, timezone, events) VALUES (3, '2023-02-01', 'UTC', 5)")
     conn.execute("UPDATE rollup_days SET timezone = 'Europe/Paris', closed = true")
     terminal = start_terminal("backfill", "--all-accounts", "--date", "2023-01-05..2023-03-05")
@@ -373,7 +369,7 @@ def test_a_terminal_gets_a_bar_with_rate_and_time_left(conn: Connection, start_t
     assert shown.count("account ") == 1
 
 
-def test_no_bar_for_one_day_or_for_programs(start_terminal: "StartTerminal") -> None:
+def test_no_bar_for_one_day_or_for_programs(start_terminal: StartTerminal) -> None:
     code, shown = start_terminal("backfill", "--account", "3", "--date", "2023-01-08").end()
     assert (code, len(shown.splitlines())) == (0, 1)
     assert shown.startswith("account 3, 2023-01-08 (Europe/Paris): rebuilt; 3 raw events")
