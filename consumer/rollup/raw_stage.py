@@ -57,17 +57,28 @@ class RawStage:
         Returns:
             account id -> (valid events, invalid ones that were left out), for accounts that have any.
         """
-        number = day_number(day)
         for timezone, account_ids in accounts.items():
-            bounds = [instant(day_start_us(timezone, d)) for d in (number, number + 1)]
-            if not self._raw_has_zone:
-                bounds = [bound.replace(tzinfo=None) for bound in bounds]
-            names = list(self._registry.event_names)
-            parameters = {"accounts": list(account_ids), "names": names, "start": bounds[0], "end": bounds[1]}
-            # Planned for these accounts and this day each time: a plan made for any would read the day of all accounts.
-            self._conn.execute(self._sql["stage_raw_events"], parameters, prepare=False)
+            self._conn.execute(self._sql["stage_raw_events"], self._where(day, timezone, account_ids))
         counts = self._conn.execute(STATEMENTS["staged_counts"])
         return {account_id: (valid, invalid) for account_id, valid, invalid in counts}
+
+    def rebuild_closed(self, day: date, counted: Mapping[str, Mapping[int, int]]) -> dict[int, tuple[int, int, int]]:
+        """Replace a local date of accounts whose day is not counted live, without staging anything. Days that have
+        fewer raw events than were counted are left as they are.
+
+        Args:
+            day: the date.
+            counted: by time zone: account id -> events that were counted; 0 to replace it in any case.
+
+        Returns:
+            account id -> (valid events, invalid ones that were left out, rollup rows written or removed).
+        """
+        found: dict[int, tuple[int, int, int]] = {}
+        for timezone, accounts in counted.items():
+            where = {**self._where(day, timezone, list(accounts)), "date": day, "counted": list(accounts.values())}
+            for account_id, valid, invalid, changed in self._conn.execute(self._sql["rebuild_closed_days"], where):
+                found[account_id] = (valid, invalid, changed)
+        return found
 
     def ids(self, accounts: Sequence[int]) -> tuple[Int64Array, Int64Array]:
         """Accounts and ids of the valid events of these accounts: int64[n] each, 16 bytes an event."""
@@ -79,6 +90,15 @@ class RawStage:
             copied, _COPIED, offset=_COPY_HEADER, count=(len(copied) - _COPY_HEADER) // _COPIED.itemsize
         )
         return rows["account_id"].astype(np.int64), rows["id"].astype(np.int64)
+
+    def _where(self, day: date, timezone: str, accounts: Sequence[int]) -> dict[str, Any]:
+        """Accounts, event names and bounds of a local date, as the type of created_at wants them."""
+        number = day_number(day)
+        bounds = [instant(day_start_us(timezone, d)) for d in (number, number + 1)]
+        if not self._raw_has_zone:
+            bounds = [bound.replace(tzinfo=None) for bound in bounds]
+        names = list(self._registry.event_names)
+        return {"accounts": list(accounts), "names": names, "start": bounds[0], "end": bounds[1]}
 
     def leave_out(self, accounts: Sequence[int]) -> None:
         """Drop the events of accounts whose day cannot be replaced."""
@@ -116,37 +136,80 @@ class RawStage:
 def _compose(registry: Registry) -> dict[str, sql.Composed]:
     columns = [sql.Identifier(c) for c in registry.id_columns]
     comma = sql.SQL(", ")
-    # Every set groups by account already; so does the dimension that is the account's, which comes last, as ELSE.
-    within = [d for d in registry.dimensions if d.column != "account_id"]
-    whole = [d for d in registry.dimensions if d.column == "account_id"]
-    is_grouped = [
-        sql.SQL("WHEN grouping({}) = 0 THEN {}").format(sql.Identifier(d.column), sql.Literal(d.type)) for d in within
-    ]
-    grouped_id = [sql.SQL("WHEN grouping({0}) = 0 THEN {0}").format(sql.Identifier(d.column)) for d in within]
-    sets = [sql.SQL("(account_id, name, {})").format(sql.Identifier(d.column)) for d in within]
-    sets += [sql.Composed([sql.SQL("(account_id, name)")]) for _ in whole]
-    case = sql.SQL("CASE {} ELSE {} END")
-    space = sql.SQL(" ")
-    only_type = sql.Literal(whole[0].type if whole else None)
+    grouped = _grouped(registry, by_valid=False)
+    raw_columns = comma.join(sql.SQL("r.{}").format(c) for c in columns)
     composed = {
         "create_raw_stage": sql.SQL(STATEMENTS["create_raw_stage"]).format(
             columns=comma.join(sql.SQL("{} bigint").format(c) for c in columns)
         ),
         "stage_raw_events": sql.SQL(STATEMENTS["stage_raw_events"]).format(
             columns=comma.join(columns),
-            raw_columns=comma.join(sql.SQL("r.{}").format(c) for c in columns),
+            raw_columns=raw_columns,
         ),
-        "stage_rollups_from_raw": sql.SQL(STATEMENTS["stage_rollups_from_raw"]).format(
-            dimension_type=case.format(space.join(is_grouped), only_type) if within else only_type,
-            dimension_id=case.format(space.join(grouped_id), sql.SQL("account_id"))
-            if within
-            else sql.SQL("account_id"),
-            grouping_sets=comma.join(sets),
-        ),
+        "stage_rollups_from_raw": sql.SQL(STATEMENTS["stage_rollups_from_raw"]).format(**grouped),
     }
+    additive = [m for m in registry.metrics if m.kind is not Kind.DISTINCT]
+    feeds = [sql.SQL("({}, {}, {})").format(m.event, m.metric, m.kind is Kind.DURATION) for m in additive] or [
+        sql.Composed([sql.SQL("(NULL::text, NULL::text, false)")])
+    ]
     kinds = [sql.SQL("({}, {})").format(sql.Literal(d.type), sql.Identifier(d.column)) for d in registry.dimensions]
     for member in {m.member for m in registry.metrics if m.member}:
         composed[f"stage_members_from_raw {member}"] = sql.SQL(STATEMENTS["stage_members_from_raw"]).format(
             member=sql.Identifier(member), dimensions=comma.join(kinds)
         )
+    within = [d.column for d in registry.dimensions if d.column != "account_id"]
+    used = comma.join(sql.SQL("e.{}").format(c) for c in columns)
+
+    def raw(names: sql.Composable) -> sql.Composed:
+        return sql.SQL(STATEMENTS["raw_events_of"]).format(names=names, raw_columns=used)
+
+    r_kinds = [
+        sql.SQL("({}, r.{}::bigint)").format(sql.Literal(d.type), sql.Identifier(d.column)) for d in registry.dimensions
+    ]
+    members = [
+        sql.SQL(
+            'SELECT DISTINCT r.account_id, d.type COLLATE "C", d.id, {} COLLATE "C", r.{}::bigint FROM {} '
+            "CROSS JOIN LATERAL (VALUES {}) AS d(type, id) WHERE v.valid AND r.{} IS NOT NULL AND d.id IS NOT NULL"
+        ).format(
+            m.metric,
+            sql.Identifier(m.member),
+            raw(sql.Literal([other.event for other in registry.metrics if other.metric == m.metric])),
+            comma.join(r_kinds),
+            sql.Identifier(m.member),
+        )
+        for m in {m.metric: m for m in registry.metrics if m.member}.values()
+        if m.member
+    ] or [sql.Composed([sql.SQL("""SELECT 0, '' COLLATE "C", 0::bigint, '' COLLATE "C", 0::bigint WHERE false""")])]
+    composed["rebuild_closed_days"] = sql.SQL(STATEMENTS["rebuild_closed_days"]).format(
+        raw=raw(sql.SQL("%(names)s")),
+        dimensions=comma.join(sql.SQL("r.{}").format(sql.Identifier(c)) for c in within),
+        members=sql.SQL(" UNION ALL ").join(members),
+        feeds=comma.join(feeds),
+        **_grouped(registry, by_valid=True),
+    )
     return composed
+
+
+def _grouped(registry: Registry, *, by_valid: bool) -> dict[str, sql.Composable]:
+    """The parts of a statement that groups events by every dimension at once. Grouped by `valid` as well, there always
+    is a set of whole accounts."""
+    column = {d.column: sql.Identifier(d.column) for d in registry.dimensions}
+    every = sql.SQL("account_id, name, valid" if by_valid else "account_id, name")
+    # Every set groups by account already; so does the dimension that is the account's, which comes last, as ELSE.
+    within = [d for d in registry.dimensions if d.column != "account_id"]
+    whole = [d for d in registry.dimensions if d.column == "account_id"]
+    sets = [sql.SQL("({}, {})").format(every, column[d.column]) for d in within]
+    if whole or by_valid:
+        sets.append(sql.SQL("({})").format(every))
+    kind = sql.SQL("{}::text").format(sql.Literal(whole[0].type if whole else None))
+    is_grouped = [sql.SQL("WHEN grouping({}) = 0 THEN {}").format(column[d.column], d.type) for d in within]
+    grouped_id = [sql.SQL("WHEN grouping({0}) = 0 THEN {0}").format(column[d.column]) for d in within]
+    case, space, account = sql.SQL("CASE {} ELSE {} END"), sql.SQL(" "), sql.SQL("account_id")
+    return {
+        "dimension_type": case.format(space.join(is_grouped), kind) if within else kind,
+        "dimension_id": case.format(space.join(grouped_id), account) if within else account,
+        "grouping_sets": sql.SQL(", ").join(sets),
+        "is_whole": sql.SQL(" AND ").join(
+            [sql.SQL("true"), *(sql.SQL("grouping({}) = 1").format(column[d.column]) for d in within)]
+        ),
+    }

@@ -2,10 +2,10 @@
 
 1. share the settings lock
 2. lock the days, sorted; live batches with events of these days wait from here, others do not
-3. read the raw events once, into a temporary table: all that follows comes from that snapshot, so no row can slip
-   in between what is added up and what is claimed
+3. read the raw events once: all that follows comes from that snapshot, so no row can slip in between what is added up
+   and what is claimed. Of days that are counted live they go into a temporary table
 4. where ids were counted that raw does not have, replace nothing: the day stays stale
-5. replace the days' rows and members, leaving those that are right alone
+5. replace the days' rows and members, leaving those that are right alone; closed days in the statement of 3
 6. of days that are counted live, claim the raw ids
 7. drop the late events that raw has by now; the days' new state; commit
 """
@@ -138,21 +138,23 @@ class Rebuilder:
             psycopg.Error: the database refused or is away; nothing was changed.
         """
         with self._conn.transaction():
-            self._conn.execute(STATEMENTS["share_settings"])  # 1
+            self._conn.execute(STATEMENTS["begin_rebuild"])  # 1
             days = self._lock(accounts, day, now_us)  # 2
             where: dict[str, Any] = {"accounts": [d.account_id for d in days], "date": day}
             for it in days:
                 if audit and it.known and it.settled and not it.closed and not it.in_window:
                     it.closing, it.drift = True, audit(it.account_id, day)
             found = self._conn.execute(STATEMENTS["late_events_found"], where).fetchall()
-            counts = self._stage.read(day, _by_timezone(days))  # 3
-            for it in days:
-                it.events, it.invalid = counts.get(it.account_id, (0, 0))
-            good = days if force else self._whole(days, day)  # 4
-            changed = self._stage.replace(day, [d.account_id for d in good]) if good else {}  # 5
+            shut = [d for d in days if (d.closed if d.known else not d.in_window)]
+            changed = self._replace_shut(shut, day, force=force)  # 3, 4, 5
+            live = [d for d in days if d not in shut]
+            changed |= self._replace_live(live, day, force=force)
+            good = [d for d in days if not d.missing]
+            if broken := [d.account_id for d in days if d.missing]:
+                self._conn.execute(STATEMENTS["mark_stale"], {"accounts": broken, "date": day})
             for it in good:
                 it.closed = (it.closed or it.closing) if it.known else not it.in_window
-            self._claim(good, day)  # 6
+            self._claim([d for d in live if d in good and not d.closed and d.events], day)  # 6
             late = self._finish(good, day, found, force=force)  # 7
             if audited := [d for d in good if d.closing]:
                 drift = {"accounts": [d.account_id for d in audited], "drift": [d.drift for d in audited], "date": day}
@@ -189,20 +191,31 @@ class Rebuilder:
             )
         ]
 
-    def _whole(self, days: list[_Day], day: date) -> list[_Day]:
-        """The days of which raw has every event that was counted; the others become stale and lose their stage."""
-        live = [d for d in days if d.known and not d.closed]
-        new = self._not_counted([d.account_id for d in live if d.counted]) if live else {}
+    def _replace_shut(self, days: list[_Day], day: date, *, force: bool) -> dict[int, int]:
+        """Replace days that are closed, where raw has as many events as were counted; rows changed by account."""
+        counted: dict[str, dict[int, int]] = {}
         for it in days:
-            if it.known:
-                # An id that is not counted yet comes on top; without any, raw need only have as many as were counted.
-                fresh = new.get(it.account_id, 0) if it.counted else it.events
-                it.missing = max(0, it.counted + (0 if it.closed else fresh) - it.events)
-        broken = [d.account_id for d in days if d.missing]
-        if broken:
-            self._conn.execute(STATEMENTS["mark_stale"], {"accounts": broken, "date": day})
-            self._stage.leave_out(broken)
-        return [d for d in days if not d.missing]
+            counted.setdefault(it.timezone, {})[it.account_id] = it.counted if it.known and not force else 0
+        found = self._stage.rebuild_closed(day, counted)
+        for it in days:
+            it.events, it.invalid, _ = found[it.account_id]
+            it.missing = max(0, counted[it.timezone][it.account_id] - it.events)
+        return {account: changed for account, (_, _, changed) in found.items()}
+
+    def _replace_live(self, days: list[_Day], day: date, *, force: bool) -> dict[int, int]:
+        """Replace days that are counted live, where raw has every event that was counted; rows changed by account."""
+        if not days:
+            return {}
+        counts = self._stage.read(day, _by_timezone(days))
+        for it in days:
+            it.events, it.invalid = counts.get(it.account_id, (0, 0))
+        known = [] if force else [d for d in days if d.known and d.counted]
+        new = self._not_counted([d.account_id for d in known]) if known else {}
+        for it in known:
+            # Ids that are not counted yet come on top of those that were.
+            it.missing = max(0, it.counted + new.get(it.account_id, 0) - it.events)
+        self._stage.leave_out([d.account_id for d in known if d.missing])
+        return self._stage.replace(day, [d.account_id for d in days if not d.missing])
 
     def _not_counted(self, accounts: Sequence[int]) -> dict[int, int]:
         """How many of each account's staged events have no bit yet."""
@@ -211,10 +224,9 @@ class Rebuilder:
         return dict(zip(different.tolist(), numbers.tolist(), strict=True))
 
     def _claim(self, days: list[_Day], day: date) -> None:
-        live = [d.account_id for d in days if not d.closed and d.events]
-        if live:
+        if days:
             self._conn.execute(STATEMENTS["lock_rebuild_bits"])
-            _, ids = self._stage.ids(live)
+            _, ids = self._stage.ids([d.account_id for d in days])
             claim(self._conn, ids, np.zeros(len(ids), np.int16), [REBUILD_SHARD], day_number(day))
 
     def _finish(self, days: list[_Day], day: date, found: list[tuple[int, int]], *, force: bool) -> set[int]:
