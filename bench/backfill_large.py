@@ -41,7 +41,12 @@ LONGEST_SECONDS = 900.0
 WAITING = (
     "SELECT extract(epoch FROM clock_timestamp() - waitstart)::float8 FROM pg_locks WHERE pid = %s AND NOT granted"
 )
-READING = "SELECT FROM pg_stat_activity WHERE application_name LIKE '%%backfill' AND query LIKE '%%INTO stage_raw%%'"
+REBUILDING = """
+SELECT FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+WHERE a.application_name LIKE '%backfill' AND l.granted
+    AND l.relation = 'rollup_days'::regclass AND l.mode = 'RowExclusiveLock'
+"""
+"""Whether a rebuild has locked days."""
 
 
 @dataclass
@@ -174,13 +179,13 @@ def _watch(field: Field, pid: int, over: threading.Event) -> tuple[float, float]
 
 
 def _same_day(field: Field, consumer: Consumer, day: date, rebuilding: Future[Answer]) -> float | None:
-    """One batch with an event of the day, sent while the rebuild reads raw events; None if it was too quick for us."""
+    """One batch with an event of the day, sent once the rebuild has locked the day; None if it was too quick for us."""
     with psycopg.connect(field.ground.database_url, autocommit=True) as conn:
-        while conn.execute(READING).fetchone() is None:
+        while conn.execute(REBUILDING).fetchone() is None:
             if rebuilding.done():
                 return None
             time.sleep(LOOK_SECONDS)
-    # Which of its columns the event has does not matter: the rebuild has claimed its id by then.
+    # What it says of the event does not matter: raw has it, and the rebuild replaces whatever was counted before.
     return consumer.transact(
         LARGE_ACCOUNT, large_first_id(field), 1, day_start_us("Europe/Berlin", day_number(day)) + 1
     )
