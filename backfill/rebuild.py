@@ -11,6 +11,7 @@ from backfill.run import Runner
 from backfill.selection import Resolved, Selection, resolve
 from backfill.tables import print_json
 from backfill.work import work
+from consumer.rollup.rebuild import Result
 from consumer.settings import DatabaseSettings
 
 
@@ -53,13 +54,14 @@ def dry_run(settings: DatabaseSettings, selection: Selection, options: Options) 
         resolved = _resolve(runner, selection)
         found = runner.attempt(lambda: estimate(runner.ready()[0], resolved, options.jobs))
     if options.json:
-        print_json({**asdict(found), "without_timezone": resolved.without_timezone})
+        refused = {"without_timezone": resolved.without_timezone, "unknown_timezone": list(resolved.unknown_timezone)}
+        print_json({**asdict(found), **refused})
     else:
         report = Report(0)
         report.say(describe(found, options.jobs))
         for account in resolved.without_timezone:
             report.say(f"account {account} has no reporting_timezone, and would fail", error=True)
-    return 1 if resolved.without_timezone else 0
+    return 1 if resolved.without_timezone or resolved.unknown_timezone else 0
 
 
 def plan(settings: DatabaseSettings, selection: Selection, options: Options) -> str:
@@ -88,12 +90,18 @@ def _resolve(runner: Runner, selection: Selection) -> Resolved:
 def _rebuild(
     settings: DatabaseSettings, resolved: Resolved, run_id: int, options: Options, stop: threading.Event
 ) -> int:
-    report = Report(len(resolved.days) + len(resolved.without_timezone), json=options.json, quiet=options.quiet)
-    if not (resolved.days or resolved.without_timezone):
+    report = Report(
+        len(resolved.days) + len(resolved.without_timezone) + len(resolved.unknown_timezone),
+        json=options.json,
+        quiet=options.quiet,
+    )
+    if not (resolved.days or resolved.without_timezone or resolved.unknown_timezone):
         report.say("there are no days to rebuild")
     with report:
         for account in resolved.without_timezone:
-            report.refused(account)
+            report.refused(account, Result.NO_TIMEZONE)
+        for account in resolved.unknown_timezone:
+            report.refused(account, Result.UNKNOWN_TIMEZONE)
         done = work(settings, units(resolved), jobs=options.jobs, force=options.force, progress=report, stop=stop)
     report.finish()
     if left := len(done.left):

@@ -36,9 +36,14 @@ WORDS = {
     Result.LATE: "rebuilt; stays stale until its late events are in reporting_events",
     Result.MISSING: "left as it is: {missing} events were counted that reporting_events does not have "
     "(not committed yet, or purged); --force takes reporting_events as the truth",
+    Result.UNKNOWN_TIMEZONE: "left as it is: this program's tzdata does not know its time zone; deploy the "
+    "release that the schema came with",
     Result.NO_TIMEZONE: "has no reporting_timezone, so its days have no bounds: set one with "
     "python -m backfill set-timezone --account {account_id} --timezone Europe/Paris (any IANA name)",
 }
+
+PROBLEMS = frozenset({Result.MISSING, Result.NO_TIMEZONE, Result.UNKNOWN_TIMEZONE})
+"""Results that leave a day as it was."""
 
 
 def describe(result: Rebuilt) -> str:
@@ -99,7 +104,7 @@ class Report:
     @property
     def good(self) -> bool:
         """Whether every day tried is rebuilt now."""
-        return not (self.failures or self.results[Result.MISSING] or self.results[Result.NO_TIMEZONE])
+        return not (self.failures or any(self.results[problem] for problem in PROBLEMS))
 
     def rebuilt(self, result: Rebuilt) -> None:
         """A day is done; see `backfill.work.Progress`."""
@@ -107,7 +112,7 @@ class Report:
         self.events += result.events
         self.changed += result.changed
         self.drift += result.drift
-        problem = result.result in (Result.MISSING, Result.NO_TIMEZONE)
+        problem = result.result in PROBLEMS
         if self._json:
             print_json(asdict(result), self._out)
         elif problem:
@@ -116,12 +121,14 @@ class Report:
             self.say(describe(result))
         self._advance()
 
-    def refused(self, account_id: int) -> None:
-        """An account has no time zone, and so no days."""
-        self.results[Result.NO_TIMEZONE] += 1
+    def refused(self, account_id: int, why: Result) -> None:
+        """An account has no time zone, or none that is known, and so no days."""
+        self.results[why] += 1
         if self._json:
-            print_json({"account_id": account_id, "result": Result.NO_TIMEZONE}, self._out)
-        self.say(f"account {account_id} {WORDS[Result.NO_TIMEZONE].format(account_id=account_id)}", error=True)
+            print_json({"account_id": account_id, "result": why}, self._out)
+        words = WORDS[why].format(account_id=account_id)
+        colon = "" if why is Result.NO_TIMEZONE else ":"
+        self.say(f"account {account_id}{colon} {words}", error=True)
         self._advance()
 
     def failed(self, day: Day, problem: str) -> None:

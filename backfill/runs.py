@@ -1,6 +1,6 @@
 """Runs that can be taken up again: what was asked for, and since when. Which days are done, their own rows tell."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 
 import psycopg
@@ -56,4 +56,4 @@ def without_done(conn: psycopg.Connection, resolved: Resolved, run: Run) -> Reso
     """What is left of a run: days rebuilt since it began, by it or by anybody, are done."""
     done: set[tuple[int, date]] = set(conn.execute(STATEMENTS["rebuilt_since"], {"since": run.started_at}).fetchall())
     days: list[Day] = [day for day in resolved.days if day not in done]
-    return Resolved(days, resolved.timezones, resolved.without_timezone)
+    return replace(resolved, days=days)

@@ -4,14 +4,14 @@ Dates are local dates of each account, so `yesterday` may be another date for ea
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
 import psycopg
 
 from backfill.statements import STATEMENTS
 from consumer.errors import RollupError
-from consumer.rollup.days import day_date, local_day
+from consumer.rollup.days import day_date, is_known, local_day
 from consumer.rollup.registry import REGISTRY, Registry
 
 EARLIEST = date(1999, 12, 31)
@@ -71,11 +71,13 @@ class Resolved:
         days: (account, local date) pairs, oldest date first, each once.
         timezones: account -> IANA name.
         without_timezone: accounts that were named and have none, or are unknown.
+        unknown_timezone: accounts whose time zone this program's tzdata does not know; they have no days here.
     """
 
     days: list[tuple[int, date]]
     timezones: dict[int, str]
     without_timezone: list[int]
+    unknown_timezone: dict[int, str] = field(default_factory=dict)
 
 
 def select(
@@ -111,6 +113,8 @@ def resolve(conn: psycopg.Connection, selection: Selection, now_us: int, registr
     """The (account, day) pairs of a selection. `now_us`: microseconds since the epoch, decides what yesterday is."""
     wanted = None if selection.accounts is None else list(selection.accounts)
     timezones: dict[int, str] = dict(conn.execute(STATEMENTS["timezones"], {"accounts": wanted}).fetchall())
+    unknown = {account: name for account, name in timezones.items() if not is_known(name)}
+    timezones = {account: name for account, name in timezones.items() if account not in unknown}
     today = {name: day_date(local_day(name, now_us)) for name in set(timezones.values())}
     days: set[tuple[date, int]] = set()
     if selection.dates is None:
@@ -123,8 +127,8 @@ def resolve(conn: psycopg.Connection, selection: Selection, now_us: int, registr
     else:
         for account, name in timezones.items():
             days |= {(day, account) for one in selection.dates for day in one.dates(today[name])}
-    missing = [account for account in selection.accounts or () if account not in timezones]
-    return Resolved([(account, day) for day, account in sorted(days)], timezones, missing)
+    missing = [account for account in selection.accounts or () if account not in timezones and account not in unknown]
+    return Resolved([(account, day) for day, account in sorted(days)], timezones, missing, unknown)
 
 
 def _endpoint(text: str, whole: str) -> Endpoint:

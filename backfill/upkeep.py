@@ -19,7 +19,7 @@ from backfill.verdict import Verdict
 from backfill.verify import Verifier
 from backfill.work import Progress
 from consumer.database import is_transient
-from consumer.rollup.days import day_date, local_day
+from consumer.rollup.days import day_date, is_known, local_day
 from consumer.rollup.rebuild import Audit, Rebuilt, Result
 from consumer.rollup.registry import REGISTRY
 from consumer.rollup.statements import STATEMENTS as ROLLUP
@@ -138,7 +138,8 @@ class Upkeep:
     def _pick_to_close(self) -> list[Rebuilt]:
         conn, _ = self._runner.ready()
         now_us = self._now_us()
-        zones = sorted({name for _, name in conn.execute(STATEMENTS["timezones"], {"accounts": None})})
+        found = {name for _, name in conn.execute(STATEMENTS["timezones"], {"accounts": None})}
+        zones = sorted(filter(is_known, found))
         last_dates = [day_date(local_day(name, now_us) - self._open_days) for name in zones]
         verifier = Verifier(conn, REGISTRY, self._open_days)
         where = {"timezones": zones, "last_dates": last_dates}

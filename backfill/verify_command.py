@@ -116,7 +116,7 @@ def _run(looks: Looks, resolved: Resolved, options: _Options) -> int:
         elif options.json:
             print_day(verified, rows=options.rows, repaired=None)
     _print(report, options)
-    verdicts, good = report.verdicts, not resolved.without_timezone
+    verdicts, good = report.verdicts, not (resolved.without_timezone or resolved.unknown_timezone)
     if repairs:
         good &= _rebuild(looks.settings, repairs)
         again = Report(rows=options.rows)

@@ -258,7 +258,7 @@ CATALOGUE = (
     ),
 )
 
-BACKFILL_RESULTS = ("rebuilt", "settling", "late", "missing", "failed")
+BACKFILL_RESULTS = ("rebuilt", "settling", "late", "missing", "no timezone", "unknown timezone", "failed")
 
 BACKFILL_CATALOGUE = (
     Row(

@@ -4,7 +4,12 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.fixtures.services", "tests.fixtures.processes", "tests.fixtures.rollup", "tests.fixtures.terminal"]
+pytest_plugins = [
+    "tests.fixtures.services",
+    "tests.fixtures.processes",
+    "tests.fixtures.rollup",
+    "tests.fixtures.terminal",
+]
 
 # No test is wrong because the machine is slow.
 settings.register_profile(

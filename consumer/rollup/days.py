@@ -76,6 +76,11 @@ def validate_timezone(name: str) -> str:
     raise ConfigurationError(f"{name!r} is not an IANA time zone of tzdata {tzdata_version()}: {hint}")
 
 
+def is_known(name: str) -> bool:
+    """Whether `name` is a time zone of the pinned tzdata."""
+    return name in _name_set()
+
+
 def nearest_timezones(name: str, most: int = 3) -> tuple[str, ...]:
     """Up to `most` zone names that somebody who wrote `name` may have meant, likeliest first."""
     wanted = name.strip().lower().replace(" ", "_")

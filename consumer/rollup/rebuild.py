@@ -10,7 +10,7 @@
 7. drop the late events that raw has by now; the days' new state; commit
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
@@ -20,7 +20,7 @@ import numpy as np
 import psycopg
 
 from consumer.rollup.bitmap import REBUILD_SHARD, already_counted, claim
-from consumer.rollup.days import day_number, local_day
+from consumer.rollup.days import day_number, is_known, local_day, validate_timezone
 from consumer.rollup.raw_stage import RawStage, RebuildError
 from consumer.rollup.registry import Registry
 from consumer.rollup.statements import STATEMENTS
@@ -42,6 +42,8 @@ class Result(StrEnum):
     """Rebuilt, but late events of the day are not in raw yet; it stays stale."""
     NO_TIMEZONE = "no timezone"
     """Nothing was done: without a time zone the account's days have no bounds."""
+    UNKNOWN_TIMEZONE = "unknown timezone"
+    """Nothing was done: the account's time zone is not in this program's tzdata, which is older than the schema's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,8 @@ class Rebuilder:
     def rebuild(self, account_id: int, day: date, now_us: int, *, force: bool = False) -> Rebuilt:
         """Rebuild one day, as `rebuild_many` does; raises RebuildError if the account has no time zone."""
         (rebuilt,) = self.rebuild_many([account_id], day, now_us, force=force)
+        if rebuilt.result is Result.UNKNOWN_TIMEZONE:
+            validate_timezone(rebuilt.timezone or "")
         if rebuilt.result is Result.NO_TIMEZONE:
             raise RebuildError(
                 f"account {account_id} has no reporting_timezone, so its days have no bounds: set one in "
@@ -139,7 +143,10 @@ class Rebuilder:
         """
         with self._conn.transaction():
             self._conn.execute(STATEMENTS["begin_rebuild"])  # 1
-            days = self._lock(accounts, day, now_us)  # 2
+            parameters = {"accounts": list(accounts)}
+            timezones: dict[int, str] = dict(self._conn.execute(STATEMENTS["timezones_of"], parameters).fetchall())
+            unknown = {account: name for account, name in timezones.items() if not is_known(name)}
+            days = self._lock({a: n for a, n in timezones.items() if a not in unknown}, day, now_us)  # 2
             where: dict[str, Any] = {"accounts": [d.account_id for d in days], "date": day}
             for it in days:
                 if audit and it.known and it.settled and not it.closed and not it.in_window:
@@ -160,13 +167,10 @@ class Rebuilder:
                 drift = {"accounts": [d.account_id for d in audited], "drift": [d.drift for d in audited], "date": day}
                 self._conn.execute(STATEMENTS["note_audit"], drift)
         by_account = {d.account_id: _rebuilt(d, day, changed.get(d.account_id, 0), d.account_id in late) for d in days}
-        return [by_account.get(a, Rebuilt(a, day, None, Result.NO_TIMEZONE)) for a in accounts]
+        return [by_account.get(a) or _refused(a, day, unknown.get(a)) for a in accounts]
 
-    def _lock(self, accounts: Sequence[int], day: date, now_us: int) -> list[_Day]:
-        """Lock the days of those accounts that have a time zone."""
-        timezones: dict[int, str] = dict(
-            self._conn.execute(STATEMENTS["timezones_of"], {"accounts": list(accounts)}).fetchall()
-        )
+    def _lock(self, timezones: Mapping[int, str], day: date, now_us: int) -> list[_Day]:
+        """Lock the day of each account, given with its time zone."""
         oldest = {name: local_day(name, now_us) - self._open_days + 1 for name in set(timezones.values())}
         in_window = {account: day_number(day) >= oldest[name] for account, name in timezones.items()}
         parameters = {
@@ -249,6 +253,10 @@ class Rebuilder:
         }
         self._conn.execute(STATEMENTS["finish_rebuild"], state)
         return late
+
+
+def _refused(account_id: int, day: date, timezone: str | None) -> Rebuilt:
+    return Rebuilt(account_id, day, timezone, Result.UNKNOWN_TIMEZONE if timezone else Result.NO_TIMEZONE)
 
 
 def _by_timezone(days: Iterable[_Day]) -> dict[str, list[int]]:

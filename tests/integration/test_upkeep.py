@@ -636,3 +636,18 @@ def test_what_a_worker_gave_up_half_way_is_as_it_was(paris: Rollup, start_worker
     (closed,) = start_worker().close()
     assert (closed.drift, closed.closing) == (1, True)
     assert paris.table() == paris.model(event)
+
+
+def test_a_zone_that_this_program_does_not_know_stops_only_its_account(rollup: Rollup, worker: Worker) -> None:
+    rollup.always_had({1: "UTC", 2: "UTC"})
+    events = [make_event(account, account_id=account) for account in (1, 2)]
+    rollup.raw(*events)
+    rollup.count(*events)
+    rollup.conn.execute("INSERT INTO iana_timezones VALUES ('Mars/Olympus')")  # a newer program's migration
+    rollup.set_timezone(1, "Mars/Olympus")
+    rollup.settle()
+    rollup.conn.execute("UPDATE rollup_days SET stale_since = now()")
+    results = {r.account_id: r.result for r in worker.rebuild()}
+    assert results == {1: Result.UNKNOWN_TIMEZONE, 2: Result.REBUILT}
+    rollup.now = at(LEFT)
+    assert [r.account_id for r in worker.close()] == [2]
