@@ -107,6 +107,8 @@ def _run(looks: Looks, resolved: Resolved, options: _Options) -> int:
             f"account {account} has no reporting_timezone, so its days have no bounds and nothing to compare: set one "
             f"with python -m backfill set-timezone --account {account} --timezone Europe/Paris (any IANA name)\n"
         )
+    for account, name in resolved.unknown_timezone.items():
+        sys.stderr.write(f"account {account}: this program's tzdata does not know {name}: deploy a newer release\n")
     repairs: dict[Day, Verdict] = {}
     report = Report(rows=options.rows)
     for verified in verify_days(looks.look, _shown(resolved.days, options)):

@@ -199,6 +199,7 @@ def test_a_dry_run_writes_nothing_and_its_numbers_are_right(conn: Connection, ru
         "last": str(FIRST + 6 * DAY),
         "raw_events": sum(line["events"] for line in done),
         "without_timezone": [],
+        "unknown_timezone": [],
     }
     assert plan["raw_events"] > 0
 
