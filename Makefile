@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 SIZE ?= 1000000
 OPTIONS ?=
-WORKERS ?= 2
+WORKERS ?= 3
 
 .PHONY: setup lint test demo bench bench-backfill migrate lock clean
 
