@@ -9,11 +9,11 @@ import argparse
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
 from bench import consume_only, latency, report, throughput
+from bench.command_line import interrupt, positive, say, whole
 from bench.machine import facts
 from bench.programs import BenchError
 from bench.results import Idle, Result, Round, Steady, medians
@@ -32,14 +32,14 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--events", type=_positive, default=1_000_000, help="events in the topic (default: %(default)s)")
-    add("--rounds", type=_whole, default=3, help="of consume-only and consumer; 0: none (default: %(default)s)")
+    add("--events", type=positive, default=1_000_000, help="events in the topic (default: %(default)s)")
+    add("--rounds", type=whole, default=3, help="of consume-only and consumer; 0: none (default: %(default)s)")
     add("--rotate", action="store_true", help="in every other round, run the consumer first")
     add("--verify", action="store_true", help="also compare all rollup rows with the raw events")
-    add("--rate", type=_positive, default=5_000, help="events a second of the steady run (default: %(default)s)")
-    add("--seconds", type=_whole, default=20, help="of the steady run; 0: none (default: %(default)s)")
-    add("--warm-up", type=_whole, default=15, help="seconds of it before, not measured (default: %(default)s)")
-    add("--idle-seconds", type=_whole, default=10, help="to watch an idle consumer; 0: none (default: %(default)s)")
+    add("--rate", type=positive, default=5_000, help="events a second of the steady run (default: %(default)s)")
+    add("--seconds", type=whole, default=20, help="of the steady run; 0: none (default: %(default)s)")
+    add("--warm-up", type=whole, default=15, help="seconds of it before, not measured (default: %(default)s)")
+    add("--idle-seconds", type=whole, default=10, help="to watch an idle consumer; 0: none (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write all numbers to FILE too")
     return parser.parse_args(words)
 
@@ -55,7 +55,7 @@ def run(wanted: argparse.Namespace) -> Result:
 
 
 def _rounds(place: Ground, wanted: argparse.Namespace) -> list[Round]:
-    _say(f"producing {wanted.events:,} events")
+    say(f"producing {wanted.events:,} events")
     place.fill(raw=wanted.verify)
     # The broker's code and the page cache are warm for the consumer; they have to be for what it is compared with.
     consume_only.measure(place, "warm-up")
@@ -68,7 +68,7 @@ def _rounds(place: Ground, wanted: argparse.Namespace) -> list[Round]:
             alone = consume_only.measure(place, str(number))
             whole = throughput.measure(place, str(number))
         found.append(Round(alone, whole, whole.per_second / alone.per_second))
-        _say(
+        say(
             f"round {number}: {whole.per_second:,.0f} events/s end to end,"
             f" {alone.per_second:,.0f} consume-only, ratio {found[-1].ratio:.3f}"
         )
@@ -81,10 +81,10 @@ def _steady_and_idle(place: Ground, wanted: argparse.Namespace) -> tuple[Steady 
     if wanted.seconds or wanted.idle_seconds:
         with latency.caught_up_consumer(place) as running:
             if wanted.seconds:
-                _say(f"{wanted.rate:,} events/s for {wanted.seconds} s")
+                say(f"{wanted.rate:,} events/s for {wanted.seconds} s")
                 steady = latency.measure_steady(place, running, wanted.rate, wanted.warm_up, wanted.seconds)
             if wanted.idle_seconds:
-                _say(f"idle for {wanted.idle_seconds} s")
+                say(f"idle for {wanted.idle_seconds} s")
                 idle = latency.measure_idle(running, wanted.idle_seconds)
     return steady, idle
 
@@ -116,45 +116,23 @@ def main(words: list[str] | None = None) -> int:
     """Exit codes: 0 done and correct, 1 failed or not correct, 2 wrong use, 130 interrupted."""
     wanted = arguments(words)
     for number in (signal.SIGINT, signal.SIGTERM):  # both: a shell's background jobs ignore Ctrl-C unless told
-        signal.signal(number, _interrupt)
+        signal.signal(number, interrupt)
     try:
         result = run(wanted)
     except KeyboardInterrupt:
-        _say("interrupted: everything that was started has been stopped")
+        say("interrupted: everything that was started has been stopped")
         return INTERRUPTED
     except RollupError as error:  # a setting that is tried is wrong, say
-        _say(str(error))
+        say(str(error))
         return error.exit_code
     except (BenchError, LocalError) as error:
-        _say(str(error))
+        say(str(error))
         return 1
     report.show(result, Console())
     if wanted.json:
         wanted.json.parent.mkdir(parents=True, exist_ok=True)
         wanted.json.write_text(report.as_json(result))
     return 0 if result.correctness is None or result.correctness.good else 1
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _whole(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{number} is below 0")
-    return number
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number <= 0:
-        raise argparse.ArgumentTypeError(f"{number} is not above 0")
-    return number
 
 
 if __name__ == "__main__":

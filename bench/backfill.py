@@ -9,7 +9,6 @@ import argparse
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
@@ -17,6 +16,7 @@ from bench import backfill_large, backfill_report
 from bench.backfill_ground import Field, add_large_day, field
 from bench.backfill_results import Large, Result, Run, summary
 from bench.backfill_rounds import round_of
+from bench.command_line import interrupt, positive, say, whole
 from bench.machine import facts
 from bench.programs import BenchError
 from consumer.errors import RollupError
@@ -35,10 +35,10 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
         prog="python -m bench.backfill", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--events", type=_positive, default=2_000_000, help="raw events (default: %(default)s)")
-    add("--accounts", type=_positive, default=500, help="that they belong to (default: %(default)s)")
-    add("--rounds", type=_whole, default=3, help="of all four ways; 0: none (default: %(default)s)")
-    add("--large", type=_whole, default=1_000_000, help="events of the large day; 0: none (default: %(default)s)")
+    add("--events", type=positive, default=2_000_000, help="raw events (default: %(default)s)")
+    add("--accounts", type=positive, default=500, help="that they belong to (default: %(default)s)")
+    add("--rounds", type=whole, default=3, help="of all four ways; 0: none (default: %(default)s)")
+    add("--large", type=whole, default=1_000_000, help="events of the large day; 0: none (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write all numbers to FILE too")
     return parser.parse_args(words)
 
@@ -46,7 +46,7 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
 def run(wanted: argparse.Namespace) -> Result:
     """Start PostgreSQL, measure what is wanted, stop it. Raises `BenchError`, `LocalError`, `RollupError`."""
     with services(kafka=False) as running:
-        _say(f"loading {wanted.events:,} raw events")
+        say(f"loading {wanted.events:,} raw events")
         with field(running, wanted.events, wanted.accounts) as place:
             machine = {name: value for name, value in facts(place.ground).items() if name not in ABOUT_KAFKA}
             rounds = [_round(place, number) for number in range(1, wanted.rounds + 1)]
@@ -57,17 +57,17 @@ def run(wanted: argparse.Namespace) -> Result:
 def _round(place: Field, number: int) -> list[Run]:
     found = round_of(place, number)
     rates = ", ".join(f"{run.way} {run.account_days_per_second:,.1f}" for run in found)
-    _say(f"round {number}, account-days/s: {rates}")
+    say(f"round {number}, account-days/s: {rates}")
     return found
 
 
 def _large(place: Field, events: int) -> list[Large]:
-    _say(f"loading a day of {events:,} raw events")
+    say(f"loading a day of {events:,} raw events")
     day = add_large_day(place, events)
     found = []
     for open_days in (CLOSED_WINDOW, OPEN_WINDOW):
         each = backfill_large.measure(place, day, events, open_days)
-        _say(f"{'open' if each.open else 'closed'}: {each.seconds:.1f} s")
+        say(f"{'open' if each.open else 'closed'}: {each.seconds:.1f} s")
         found.append(each)
     return found
 
@@ -90,45 +90,23 @@ def main(words: list[str] | None = None) -> int:
     """Exit codes: 0 done and correct, 1 failed or not correct, 2 wrong use, 130 interrupted."""
     wanted = arguments(words)
     for number in (signal.SIGINT, signal.SIGTERM):  # both: a shell's background jobs ignore Ctrl-C unless told
-        signal.signal(number, _interrupt)
+        signal.signal(number, interrupt)
     try:
         result = run(wanted)
     except KeyboardInterrupt:
-        _say("interrupted: everything that was started has been stopped")
+        say("interrupted: everything that was started has been stopped")
         return INTERRUPTED
     except RollupError as error:  # a setting that is tried is wrong, say
-        _say(str(error))
+        say(str(error))
         return error.exit_code
     except (BenchError, LocalError) as error:
-        _say(str(error))
+        say(str(error))
         return 1
     backfill_report.show(result, Console())
     if wanted.json:
         wanted.json.parent.mkdir(parents=True, exist_ok=True)
         wanted.json.write_text(backfill_report.as_json(result))
     return 0 if result.right else 1
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _whole(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{number} is below 0")
-    return number
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number <= 0:
-        raise argparse.ArgumentTypeError(f"{number} is not above 0")
-    return number
 
 
 if __name__ == "__main__":

@@ -117,11 +117,6 @@ def day_start_us(name: str, day: int) -> int:
     return low * 1_000_000
 
 
-def day_starts_us(name: str, first: int, last: int) -> Int64Array:
-    """The starts of days `first` to `last`, both included: int64[last - first + 1], never falling."""
-    return np.array([day_start_us(name, day) for day in range(first, last + 1)], dtype=np.int64)
-
-
 def local_day(name: str, instant_us: int) -> int:
     """The number of the day that an instant belongs to."""
     utc_day = instant_us // DAY_US

@@ -1,4 +1,5 @@
-"""The raw events of one date, read once into a temporary table: whatever a rebuild adds up or claims comes from there.
+"""The raw events of one date, read once. Those of days that are counted live go into a temporary table, from which all
+that is added up or claimed comes; closed days are read, added up and written by a single statement.
 
 Statements that name the registry's columns are composed here; names are quoted, values stay parameters.
 """
@@ -30,7 +31,7 @@ class RebuildError(RollupError):
 
 
 class RawStage:
-    """Temporary tables of one connection; empty again after every transaction.
+    """Raw events on one connection. Its temporary tables are empty again after every transaction.
 
     Raises:
         RebuildError: there is no table of raw events.

@@ -92,6 +92,11 @@ class _Day:
     missing: int = 0
     drift: int = 0
 
+    @property
+    def shut(self) -> bool:
+        """Whether it is not counted live. A day of which nothing is known begins anew."""
+        return self.closed if self.known else not self.in_window
+
 
 class Rebuilder:
     """Rebuilds days on one connection.
@@ -152,16 +157,12 @@ class Rebuilder:
                 if audit and it.known and it.settled and not it.closed and not it.in_window:
                     it.closing, it.drift = True, audit(it.account_id, day)
             found = self._conn.execute(STATEMENTS["late_events_found"], where).fetchall()
-            shut = [d for d in days if (d.closed if d.known else not d.in_window)]
-            changed = self._replace_shut(shut, day, force=force)  # 3, 4, 5
-            live = [d for d in days if d not in shut]
-            changed |= self._replace_live(live, day, force=force)
+            changed = self._replace_shut([d for d in days if d.shut], day, force=force)  # 3, 4, 5
+            changed |= self._replace_live([d for d in days if not d.shut], day, force=force)
             good = [d for d in days if not d.missing]
             if broken := [d.account_id for d in days if d.missing]:
                 self._conn.execute(STATEMENTS["mark_stale"], {"accounts": broken, "date": day})
-            for it in good:
-                it.closed = (it.closed or it.closing) if it.known else not it.in_window
-            self._claim([d for d in live if d in good and not d.closed and d.events], day)  # 6
+            self._claim([d for d in good if not (d.shut or d.closing) and d.events], day)  # 6
             late = self._finish(good, day, found, force=force)  # 7
             if audited := [d for d in good if d.closing]:
                 drift = {"accounts": [d.account_id for d in audited], "drift": [d.drift for d in audited], "date": day}
@@ -245,7 +246,7 @@ class Rebuilder:
         state = {
             **where,
             "timezones": [d.timezone for d in days],
-            "closed": [d.closed for d in days],
+            "closed": [d.shut or d.closing for d in days],
             "events": [d.events if d.known or d.settled else None for d in days],
             "stale": [d.account_id in late or not d.settled for d in days],
             "settled": [d.settled for d in days],
