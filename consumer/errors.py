@@ -2,9 +2,11 @@
 
     RollupError
     ├── ConfigurationError     the operator: a setting is wrong                              exit 2
+    ├── WrongUse               whoever typed it: a command asks for what does not exist      exit 2
     ├── SchemaError            the operator: migrations are missing, or newer than the code  exit 3
     ├── TopicError             the operator: a topic is missing or may not be read           exit 4
     ├── OffsetGapError         the operator: stored offsets do not fit the topic             exit 5
+    ├── DeadLetterFlood        the operator: too many messages cannot be events              exit 6
     └── RetryBatch             nobody: roll back, and do what the subclass says
         ├── OffsetConflict     partitions were taken over, or the database went back in time
         └── SettingsChanged    accounts' settings moved on: aggregate again
@@ -27,6 +29,12 @@ class ConfigurationError(RollupError):
     exit_code = 2
 
 
+class WrongUse(RollupError):  # noqa: N818 - what it is called in every manual
+    """The command line asks for something that does not exist; the message says what to write instead."""
+
+    exit_code = 2
+
+
 class SchemaError(RollupError):
     """The database's schema is not the one this program needs."""
 
@@ -43,6 +51,13 @@ class OffsetGapError(RollupError):
     """A stored offset lies outside the topic's log, or the topic was re-created."""
 
     exit_code = 5
+
+
+class DeadLetterFlood(RollupError):  # noqa: N818 - it is the producer's error
+    """More messages of a partition cannot be events than the limits allow; its stored offset is the first one's that
+    is too many."""
+
+    exit_code = 6
 
 
 class RetryBatch(RollupError):  # noqa: N818 - not an error to whoever reads the log

@@ -14,7 +14,7 @@ row lock is taken outside the sorted order, so consumers and rebuilds cannot dea
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -26,9 +26,9 @@ import psycopg
 
 from consumer.errors import OffsetConflict, SettingsChanged
 from consumer.rollup.accounts import AccountZones
-from consumer.rollup.aggregate import Dated, aggregate, date_events, split_key
+from consumer.rollup.aggregate import Dated, Totals, aggregate, date_events, split_key
 from consumer.rollup.batch import Batch, BoolArray, Int64Array, Partition
-from consumer.rollup.bitmap import claim
+from consumer.rollup.bitmap import REBUILD_SHARD, claim
 from consumer.rollup.counted import first_of_each
 from consumer.rollup.day_locks import lock_days, uncount
 from consumer.rollup.graveyard import bury
@@ -71,6 +71,21 @@ class Written:
         return {"duplicate" if name == "duplicates" else name: count for name, count in total.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was found out about n events while they were counted.
+
+    Attributes:
+        live: bool[n], which lie on a day that is counted live; the others are late.
+        fresh: bool[n], which of the live ones were counted now; the others were counted before.
+        rows: rollup rows inserted or updated.
+    """
+
+    live: BoolArray
+    fresh: BoolArray
+    rows: int
+
+
 def write(
     conn: psycopg.Connection, batch: Batch, accounts: AccountZones, rules: Rules, now_us: int, stage: Stage
 ) -> Written:
@@ -90,29 +105,17 @@ def write(
         psycopg.Error: the database refused or is away. Nothing was written, unless the connection was lost at COMMIT:
             then the stored offsets tell.
     """
-    timer = _Timer(stage)
+    timer = Timer(stage)
     dated, has_zone = date_events(batch.events, accounts)
     totals = aggregate(dated, rules.registry)
     timer("aggregate")
     with conn.transaction():
-        _check_settings(conn, accounts.version)  # 1
+        check_settings(conn, accounts.version)  # 1
         shards = _lock_offsets(conn, batch, rules.group_id)  # 2
         timer("offsets")
-        live = lock_days(conn, dated, accounts, rules.registry, rules.open_days, now_us)  # 3
-        timer("days")
-        fresh = _claim(conn, dated, live, shards)  # 4
-        timer("ids")
-        counted = live & fresh
-        if not counted.all():
-            uncount(conn, dated, live & ~fresh)
-            totals = aggregate(dated.take(counted), rules.registry)
-            timer("aggregate")
-        _store_members(conn, totals.members)  # 5
-        timer("members")
-        rows = _add_rollups(conn, totals.rows, bool(len(totals.members)))  # 6
-        timer("upsert")
+        found = count_events(conn, dated, totals, accounts, rules, shards, now_us, timer)  # 3, 4, 5, 6
         bury(conn, batch, rules.group_id)
-        balance = _balance(batch, dated, has_zone, live, fresh)
+        balance = _balance(batch, dated, has_zone, found)
         _move_offsets(conn, batch, balance, rules.group_id)  # 7
         timer("offsets")
     timer("commit")
@@ -120,8 +123,46 @@ def write(
     for span in batch.spans:
         skipped.update(span.skipped)
     kept = has_zone.copy()
-    kept[has_zone] = counted
-    return Written(balance, skipped, rows, kept)
+    kept[has_zone] = found.fresh
+    return Written(balance, skipped, found.rows, kept)
+
+
+def count_events(
+    conn: psycopg.Connection,
+    dated: Dated,
+    totals: Totals,
+    accounts: AccountZones,
+    rules: Rules,
+    shards: Sequence[int],
+    now_us: int,
+    timer: "Timer",
+) -> Found:
+    """Steps 3 to 6: all that counts events, whoever read them from wherever.
+
+    Args:
+        conn: in a transaction after step 2.
+        dated: the events; `source` is a position in `shards`.
+        totals: what they add up to, if all of them count.
+        accounts, rules, now_us: as for `write`.
+        shards: where the ids are claimed; the transaction holds the rows of `consumer_offsets` they belong to. For
+            events of no such row it is the rebuilds' shard.
+        timer: is told of the stages.
+    """
+    live = lock_days(conn, dated, accounts, rules.registry, rules.open_days, now_us)  # 3
+    timer("days")
+    if REBUILD_SHARD in shards:
+        conn.execute(STATEMENTS["lock_rebuild_bits"])
+    fresh = _claim(conn, dated, live, shards)  # 4
+    timer("ids")
+    if not fresh.all():
+        uncount(conn, dated, live & ~fresh)
+        totals = aggregate(dated.take(fresh), rules.registry)
+        timer("aggregate")
+    _store_members(conn, totals.members)  # 5
+    timer("members")
+    rows = _add_rollups(conn, totals.rows, bool(len(totals.members)))  # 6
+    timer("upsert")
+    return Found(live, fresh, rows)
 
 
 def prepare(conn: psycopg.Connection) -> None:
@@ -136,7 +177,12 @@ def account_zones(conn: psycopg.Connection) -> AccountZones:
     return AccountZones.of(rows[0][0], {account: name for _, account, name in rows if account is not None})
 
 
-def _check_settings(conn: psycopg.Connection, version: int) -> None:
+def check_settings(conn: psycopg.Connection, version: int) -> None:
+    """Step 1: keep accounts' settings from changing until the transaction ends.
+
+    Raises:
+        SettingsChanged: they are not of this version any more.
+    """
     conn.execute(STATEMENTS["share_settings"])
     # A statement of its own: its snapshot is taken after the lock was granted.
     row = conn.execute(STATEMENTS["settings_version"]).fetchone()
@@ -161,7 +207,7 @@ def _lock_offsets(conn: psycopg.Connection, batch: Batch, group_id: str) -> list
     return [found[span.source][2] for span in batch.spans]
 
 
-def _claim(conn: psycopg.Connection, dated: Dated, live: BoolArray, shards: list[int]) -> BoolArray:
+def _claim(conn: psycopg.Connection, dated: Dated, live: BoolArray, shards: Sequence[int]) -> BoolArray:
     """bool[n]: events whose id was claimed now; False for late ones and for ids counted before."""
     fresh = live.copy()
     if not live.any():
@@ -193,14 +239,12 @@ def _copy(conn: psycopg.Connection, statement: str, rows: pl.DataFrame) -> None:
         copy.write(rows.write_csv(include_header=False, separator="\t").encode())
 
 
-def _balance(
-    batch: Batch, dated: Dated, has_zone: BoolArray, live: BoolArray, fresh: BoolArray
-) -> tuple[Mapping[str, int], ...]:
+def _balance(batch: Batch, dated: Dated, has_zone: BoolArray, found: Found) -> tuple[Mapping[str, int], ...]:
     """Messages by outcome for each span; `consumer_offsets` holds a CHECK that they add up."""
     size = len(batch.spans)
     count: Callable[[Any], list[int]] = partial(_per_span, size=size)
     without_zone = count(batch.events.source[~has_zone])
-    source = dated.events.source
+    source, live, fresh = dated.events.source, found.live, found.fresh
     late, counted, duplicates = count(source[~live]), count(source[fresh]), count(source[live & ~fresh])
     return tuple(
         {
@@ -234,7 +278,7 @@ def _move_offsets(
     conn.execute(STATEMENTS["move_offsets"], parameters)
 
 
-class _Timer:
+class Timer:
     """Tells the seconds since the last stage ended."""
 
     def __init__(self, stage: Stage) -> None:
