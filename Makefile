@@ -5,8 +5,9 @@ STAMP := .venv/.installed
 SIZE ?= 1000000
 OPTIONS ?=
 WORKERS ?= 3
+ONLY ?=
 
-.PHONY: setup lint test demo bench bench-backfill migrate lock clean
+.PHONY: setup lint test chaos chaos-ci demo bench bench-backfill migrate lock clean
 
 setup: $(STAMP)
 
@@ -26,6 +27,14 @@ lint: setup
 # One process, for a debugger: make test WORKERS=0
 test: setup
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# The fault suite: docs/reliability.md. One seed: make chaos SEED=7. Many: make chaos SEEDS=30. Some scenarios: ONLY=kill
+chaos: setup
+	SEED="$(SEED)" SEEDS="$(SEEDS)" $(BIN)/python -m pytest tests/chaos -m chaos -k "$(ONLY)" -n $(WORKERS) --dist worksteal
+
+# The scenarios that run for every change, at one seed.
+chaos-ci: setup
+	SEED=1 $(BIN)/python -m pytest tests/chaos -m "chaos and quick" -n 2 --dist worksteal
 
 demo: setup
 	$(BIN)/python -m local.demo

@@ -1,0 +1,283 @@
+"""A world to break: a topic and a database under load, a group of consumers, and what must hold in the end.
+
+    world.begin()                    accounts, a first load, and more of it until `settle`
+    consumer = world.start()         a member of the group
+    ...                              whatever the scenario does to it
+    world.settle()                   load and faults end; everything must come right, exactly
+
+`settle` holds the promise to account, by the plain model and by what a plain client reads from the topic:
+
+    1. offsets reach the topic's ends, and nothing ended but what the scenario ended
+    2. `python -m backfill --stale` leaves no day stale
+    3. the rollup is the plain model's, row by row; no event is held back
+    4. every message has exactly one outcome, and each bad one is a dead letter, once
+    5. `python -m backfill verify` agrees
+    6. SIGTERM ends every consumer in time, with exit code 0
+"""
+
+import random
+import signal
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+
+from tests.chaos.load import Load
+from tests.chaos.topic import Position, Topic
+from tests.fixtures.events import (
+    assert_exact,
+    prepare,
+    read_messages,
+    rollup_of_model,
+    rollup_of_table,
+    stored_offsets,
+    total,
+)
+from tests.fixtures.processes import Consumer, RunProgram, StartConsumer, wait_for
+
+Connection = psycopg.Connection[Any]
+
+FIRST_EVENTS = 1_500
+"""Sent before the first consumer starts, so that there is lag from the beginning."""
+SMALL = {"BATCH_MAX_EVENTS": 60, "FETCH_MAX_EVENTS": 30}
+"""Transactions so small that a second of load is dozens of them."""
+SETTLE_SECONDS = 60.0
+"""Deadline of every wait once the faults have ended."""
+STALE_ROUNDS = 3
+"""How often `--stale` may be run: a change of time zone that settles meanwhile needs a second round."""
+
+
+class World:
+    """One scenario's topic, database, load and consumers; see the head of this file.
+
+    Args:
+        chance: of the scenario.
+        variables: settings of its consumers: DATABASE_URL, KAFKA_BOOTSTRAP_SERVERS, KAFKA_GROUP_ID and so on.
+        topic: its name; None to make one on that broker.
+        partitions: how many the topic has, or gets.
+        start_consumer, run_program: of the test.
+        raw_first: whether the application writes every raw row before its message.
+
+    Attributes:
+        chance, topic, load: as they say.
+        url, bootstrap, group: of the database, the broker and the consumers.
+        consumers: those that were started and not ended by the scenario.
+        lost: positions of messages that nobody can have read, since the scenario deleted them unread.
+        read_again: how many messages the scenario made consumers read, and account for, once more.
+    """
+
+    def __init__(
+        self,
+        chance: random.Random,
+        variables: dict[str, str],
+        topic: str | None,
+        partitions: int,
+        start_consumer: StartConsumer,
+        run_program: RunProgram,
+        *,
+        raw_first: bool = False,
+    ) -> None:
+        self.chance = chance
+        self.url = variables["DATABASE_URL"]
+        self.bootstrap = variables["KAFKA_BOOTSTRAP_SERVERS"]
+        self.group = variables["KAFKA_GROUP_ID"]
+        self.partitions = partitions
+        self.topic = Topic(self.bootstrap, topic or f"chaos_{uuid.uuid4().hex[:12]}")
+        if topic is None:
+            self.topic.make(partitions)
+        load_chance = random.Random(chance.randrange(2**64))
+        self.load = Load(load_chance, self.bootstrap, self.topic.name, partitions, self.url, raw_first=raw_first)
+        self.consumers: list[Consumer] = []
+        self.lost: set[Position] = set()
+        self.read_again = 0
+        self._frozen: list[Consumer] = []
+        self._gone: dict[Position, bytes | None] = {}
+        self._start_consumer = start_consumer
+        self._run_program = run_program
+        self._conn: Connection | None = None
+
+    # -- before
+
+    def begin(self) -> None:
+        """Switch the accounts on, as if long ago, send a first load, and go on sending until `settle`."""
+        first = self.load.draw(FIRST_EVENTS)
+        prepare(self.conn, first)
+        self.load.send(first)
+        self.load.start()
+
+    @property
+    def conn(self) -> Connection:
+        """A connection to the database, in autocommit; made again if it broke."""
+        if self._conn is None or self._conn.closed:
+            self._conn = psycopg.connect(self.url, autocommit=True)
+        return self._conn
+
+    def close(self) -> None:
+        """Stop the load and let go of the database. The consumers are the fixtures' to end."""
+        self.load.close()
+        if self._conn is not None:
+            self._conn.close()
+
+    # -- the consumers
+
+    def start(self, **variables: str | int) -> Consumer:
+        """Start a member of the group; settings go over the scenario's and `SMALL`."""
+        ours = {"DATABASE_URL": self.url, "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap}
+        self.consumers.append(self._start_consumer(self.topic.name, **{**ours, **SMALL, **variables}))
+        return self.consumers[-1]
+
+    def run(self, module: str, *words: str, **variables: str | int) -> tuple[int, str, str]:
+        """Run a program to its end: exit code, standard output and standard error."""
+        ours: dict[str, str | int] = {"DATABASE_URL": self.url, "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap}
+        return self._run_program(module, *words, **{**ours, **variables})
+
+    def kill(self, consumer: Consumer) -> None:
+        """SIGKILL."""
+        consumer.kill()
+        self.forget(consumer)
+
+    def terminate(self, consumer: Consumer) -> None:
+        """SIGTERM; it must end in time, with 0."""
+        assert consumer.terminate() == 0, consumer.tail()
+        self.forget(consumer)
+
+    def freeze(self, consumer: Consumer) -> None:
+        """SIGSTOP."""
+        consumer.freeze()
+        self._frozen.append(consumer)
+
+    def thaw(self, consumer: Consumer) -> None:
+        """SIGCONT."""
+        consumer.send(signal.SIGCONT)
+        self._frozen.remove(consumer)
+
+    def forget(self, consumer: Consumer) -> None:
+        """It has ended, or may end, as the scenario wants it."""
+        self.consumers.remove(consumer)
+        if consumer in self._frozen:
+            self._frozen.remove(consumer)
+
+    def awake(self) -> list[Consumer]:
+        """The consumers that run and are not frozen."""
+        return [consumer for consumer in self.consumers if consumer not in self._frozen]
+
+    # -- waiting
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass: load goes on, and faults do their work. Not for a condition: see `until`."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self.check_alive()
+            time.sleep(min(0.05, left))
+
+    def until(self, condition: Callable[[], object], what: str, seconds: float = SETTLE_SECONDS) -> None:
+        """Wait until something holds, while no consumer ends that nobody ended."""
+        wait_for(lambda: bool(condition()), what, *self.consumers, seconds=seconds)
+
+    def until_read(self, messages: int) -> None:
+        """Wait until so many more messages have an outcome."""
+        enough = self.read() + messages
+        self.until(lambda: self.read() >= enough, f"{enough} messages")
+
+    def read(self) -> int:
+        """How many messages have an outcome."""
+        return read_messages(self.conn)
+
+    def check_alive(self) -> None:
+        """Raises AssertionError if a consumer has ended that nobody ended."""
+        for consumer in self.consumers:
+            assert consumer.code is None, f"a consumer ended with {consumer.code}:\n{consumer.tail()}"
+
+    # -- what happens to the topic
+
+    def remember(self) -> dict[Position, bytes | None]:
+        """The topic's messages, which the scenario is about to delete; let the load rest before."""
+        found = self.topic.messages()
+        self._gone |= found
+        return found
+
+    def lose(self, positions: set[Position]) -> None:
+        """Messages that were deleted before anybody read them: nobody has to account for them."""
+        self.lost |= positions
+
+    # -- after
+
+    def settle(self, **variables: str | int) -> None:
+        """End the load, let everything come to rest, and hold it to account. `variables`: for a consumer that is
+        started if there is none left."""
+        self.check_alive()
+        for consumer in list(self._frozen):
+            self.thaw(consumer)
+        self.load.end()
+        if not self.consumers:
+            self.start(**variables)
+        self._until_everything_is_read()
+        self._rebuild_stale_days()
+        self._assert_exact()
+        self._assert_accounted_for()
+        self._assert_verified()
+        for consumer in list(self.consumers):
+            self.terminate(consumer)
+
+    def _until_everything_is_read(self) -> None:
+        """1. Stored offsets are behind the last message of every partition; not beyond the log's end."""
+        present = self.topic.messages()
+        last: Counter[int] = Counter()
+        for _, partition, offset in present:
+            last[partition] = max(last[partition], offset + 1)
+
+        def all_read() -> bool:
+            stored = stored_offsets(self.conn, self.topic.name)
+            return all(stored.get(partition, 0) >= offset for partition, offset in last.items())
+
+        self.until(all_read, f"offsets {dict(last)}")
+        stored = stored_offsets(self.conn, self.topic.name)
+        ends = {partition: end for partition, (_, end) in self.topic.ranges().items()}
+        assert {p: o for p, o in stored.items() if o > ends[p]} == {}, f"offsets beyond the log's ends {ends}"
+
+    def _rebuild_stale_days(self) -> None:
+        """2. Also those that had to settle first."""
+        self.until(lambda: self._count("rollup_days WHERE settles_at > now()") == 0, "days that have settled")
+        for _ in range(STALE_ROUNDS):
+            code, out, err = self.run("backfill", "--stale")
+            if code == 0 and not self._count("rollup_days WHERE stale_since IS NOT NULL"):
+                return
+        raise AssertionError(f"days stay stale: backfill ended with {code}\n{out}\n{err}")
+
+    def _assert_exact(self) -> None:
+        """3. By the plain model over every event that was drawn, and by the proof in SQL."""
+        drawn = sum(map(len, self.load.portions))
+        assert self._count("reporting_events") == drawn
+        expected, found = rollup_of_model(self.conn), rollup_of_table(self.conn)
+        wrong = {key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)}
+        assert not wrong, "\n".join(f"{k}: {found.get(k)}, must be {expected.get(k)}" for k in sorted(wrong)[:10])
+        assert_exact(self.conn)
+
+    def _assert_accounted_for(self) -> None:
+        """4. Of the messages that stand in the topic, and of those that stood there once."""
+        messages = {p: value for p, value in (self._gone | self.topic.messages()).items() if p not in self.lost}
+        assert total(self.conn).messages == len(messages) + self.read_again
+        bad = {position for position, value in messages.items() if value in self.load.bad}
+        letters = Counter(
+            Position(*row)
+            for row in self.conn.execute(
+                'SELECT topic_id, partition, "offset" FROM dead_letters WHERE topic = %s', (self.topic.name,)
+            )
+        )
+        assert set(letters) == bad
+        assert set(letters.values()) <= {1}
+
+    def _assert_verified(self) -> None:
+        """5. By the command that operators trust."""
+        today = datetime.now(UTC).date()
+        dates = f"{today - timedelta(days=12)}..{today + timedelta(days=1)}"
+        code, out, err = self.run("backfill", "verify", "--all-accounts", "--date", dates, "--quiet")
+        assert (code, err) == (0, ""), out
+
+    def _count(self, what: str) -> int:
+        row = self.conn.execute(f"SELECT count(*) FROM {what}").fetchone()
+        return int(row[0]) if row else 0
