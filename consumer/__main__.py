@@ -1,4 +1,4 @@
-"""Commands of the consumer and their exit codes, nothing else: `python -m consumer [check]`."""
+"""Commands of the consumer and their exit codes, nothing else: `python -m consumer [check|dead-letters]`."""
 
 import sys
 from typing import Annotated
@@ -7,6 +7,7 @@ import structlog
 from cyclopts import App, Parameter
 
 from consumer import __version__, check, command_line, logs
+from consumer.dead_letters.commands import app as dead_letters
 from consumer.errors import RollupError
 from consumer.logs import Event
 from consumer.service import Service
@@ -25,7 +26,8 @@ log = structlog.get_logger()
 def run() -> int:
     """Consume until SIGTERM or Ctrl-C (the default command).
 
-    Exit codes: 0 stopped, 1 unexpected error, 2 wrong configuration, 3 schema, 4 topic, 5 offset gap.
+    Exit codes: 0 stopped, 1 unexpected error, 2 wrong configuration, 3 schema, 4 topic, 5 offset gap,
+    6 dead-letter flood.
     """
     settings = Settings.load()
     logs.configure(settings.log_level, settings.log_format)
@@ -47,6 +49,9 @@ def run() -> int:
 def check_command(*, timeout: Annotated[float, Parameter(help="Seconds to wait for each answer.")] = 10.0) -> int:
     """Check configuration, broker, topics, schema and clock: one line each. Exit 0 if all are good, else 1."""
     return 0 if check.check(timeout) else 1
+
+
+app.command(dead_letters)
 
 
 def main() -> int:

@@ -98,6 +98,13 @@ class DatabaseSettings(EnvironmentSettings):
         unit="days",
         between=(1, 60),
     )
+    dead_letter_retention_days: int = setting(
+        90,
+        "How long dead letters are kept after they were replayed or discarded; 0 keeps them for ever. Letters that "
+        "wait are kept until somebody decides.",
+        unit="days",
+        between=(0, 36_500),
+    )
     log_level: Literal["debug", "info", "warning", "error"] = setting(
         "info", "The least important lines that are written; debug has a line for every transaction."
     )

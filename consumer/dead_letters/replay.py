@@ -74,7 +74,7 @@ class Replayed:
     """A letter and what became of it.
 
     Attributes:
-        id, partition, offset: the letter; its place is None if there is no such letter.
+        id, topic, partition, offset: the letter; its place is None if there is no such letter.
         outcome: what became of it.
         detail: a sentence for people; empty where the outcome says it all.
         cause: the error class, if it is bad.
@@ -82,6 +82,7 @@ class Replayed:
     """
 
     id: int
+    topic: str | None
     partition: int | None
     offset: int | None
     outcome: Outcome
@@ -131,7 +132,7 @@ def replay(
     with conn.transaction(force_rollback=dry_run):
         check_settings(conn, accounts.version)  # 1
         rows = conn.execute(STATEMENTS["lock_waiting"], {"ids": list(ids)}).fetchall()  # 2
-        letters = [Replayed(row[0], row[1], row[2], Outcome.SKIPPED) for row in rows]
+        letters = [Replayed(row[0], topic, row[1], row[2], Outcome.SKIPPED) for row in rows]
         decoded = handler.decode([row[3] for row in rows], now_us)
         partitions = sorted({row[1] for row in rows})
         where = {"group_id": rules.group_id, "topic": topic, "partitions": partitions}
@@ -146,7 +147,7 @@ def replay(
         _mark(conn, results, where)  # 5
         left = sorted(set(ids) - {letter.id for letter in letters})
         ends = conn.execute(STATEMENTS["ends"], {"ids": left}).fetchall() if left else []
-    return sorted([*results, *map(_ended, ends)], key=lambda letter: letter.id)
+    return sorted([*results, *(_ended(row, topic) for row in ends)], key=lambda letter: letter.id)
 
 
 def _with_source(decoded: Decoded, places: Sequence[int]) -> Events:
@@ -211,14 +212,14 @@ def _mark(conn: psycopg.Connection, results: Sequence[Replayed], where: Mapping[
         conn.execute(STATEMENTS["mark_replayed"], {"ids": [letter.id for letter in done], "outcomes": outcomes})
 
 
-def _ended(row: tuple[Any, ...]) -> Replayed:
+def _ended(row: tuple[Any, ...], topic: str) -> Replayed:
     """A letter that could not be locked: it has ended already, or another replay has it."""
     letter, partition, offset, replayed_at, outcome, discarded_at, discard_reason = row
     if replayed_at is not None:
-        return Replayed(letter, partition, offset, Outcome.ALREADY, outcome)
+        return Replayed(letter, topic, partition, offset, Outcome.ALREADY, outcome)
     if discarded_at is not None:
-        return Replayed(letter, partition, offset, Outcome.DISCARDED, discard_reason)
-    return Replayed(letter, partition, offset, Outcome.BUSY, "another replay has it in hand")
+        return Replayed(letter, topic, partition, offset, Outcome.DISCARDED, discard_reason)
+    return Replayed(letter, topic, partition, offset, Outcome.BUSY, "another replay has it in hand")
 
 
 def _untimed(stage: str, seconds: float) -> None:

@@ -20,7 +20,7 @@
 
 -- name: pick
 -- The next letters in the order they came, without their contents.
-SELECT id, group_id, topic, coalesce(octet_length(value), 0)
+SELECT id, group_id, topic, partition, "offset", coalesce(octet_length(value), 0)
 FROM dead_letters
 WHERE id > %(after)s AND id <= %(last)s AND {which}
 ORDER BY id LIMIT %(most)s;

@@ -1,0 +1,82 @@
+"""Letters as JSON lines that lose nothing: text where bytes are UTF-8, base64 where they are not."""
+
+import base64
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from consumer.dead_letters.letters import Contents, Letter, contents, portions
+from consumer.dead_letters.selection import Filters
+from consumer.dead_letters.session import Session
+from consumer.errors import WrongUse
+
+
+def record(found: Contents) -> dict[str, Any]:
+    """A letter as an exported object. `value` is text or null; bytes that are no text are `value_base64` instead; so
+    for `key`, and for each of `headers`. Instants are ISO 8601."""
+    return {
+        **known(found.letter),
+        **coded("key", found.key),
+        **coded("value", found.value),
+        "headers": [{"name": name, **coded("value", value)} for name, value in found.headers],
+    }
+
+
+def known(letter: Letter) -> dict[str, Any]:
+    """What is known of a letter, without its contents."""
+    return {"state": letter.state, **asdict(letter)}
+
+
+def coded(name: str, value: bytes | None) -> dict[str, str | None]:
+    """Bytes as a member of an object: `name` with the text they are in UTF-8, or `name_base64`."""
+    if value is None:
+        return {name: None}
+    try:
+        return {name: value.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": base64.b64encode(value).decode()}
+
+
+def export(session: Session, filters: Filters, out: BinaryIO) -> int:
+    """Write the letters asked for, one object a line, by rising id, and return how many it were."""
+    written = 0
+    for picked in session.pages(filters):
+        for portion in portions([letter._replace(group_id="", topic="") for letter in picked]):  # not by topic
+            for found in _read(session, [letter.id for letter in portion]):
+                out.write(orjson.dumps(record(found)) + b"\n")
+                written += 1
+    return written
+
+
+def _read(session: Session, ids: list[int]) -> list[Contents]:
+    return session.attempt(lambda conn: contents(conn, ids))
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file that appears at `path` when the block ends well, and not at all when it does not. Only its owner may
+    read it: contents are people's data.
+
+    Raises:
+        WrongUse: it cannot be written there.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise WrongUse(f"cannot write {path}: {error.strerror}; name another --output") from error
+    try:
+        with os.fdopen(descriptor, "wb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
