@@ -40,6 +40,7 @@ def test_every_variable_is_read_under_its_name() -> None:
         "DATABASE_URL": "host=db dbname=reports",
         "DB_STATEMENT_TIMEOUT_SECONDS": "61",
         "OPEN_DAYS": "4",
+        "DEAD_LETTER_RETENTION_DAYS": "7",
         "LOG_LEVEL": "debug",
         "LOG_FORMAT": "console",
         "KAFKA_BOOTSTRAP_SERVERS": "a:1,[::1]:2",
