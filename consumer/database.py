@@ -1,9 +1,20 @@
 """Connections to PostgreSQL, and what its errors mean: which pass by themselves, and how long to wait for that."""
 
+import time
 from dataclasses import dataclass
+from typing import TypeVar
 
 import psycopg
+from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import TupleRow
+
+T = TypeVar("T")
+
+ANSWER_GRACE_SECONDS = 5.0
+"""How much longer than its statement timeout a server may take to answer. It cancels a statement by itself; one that
+does not even do that hangs (a frozen host, a dead disk, a proxy that has lost the other side) while its kernel goes on
+saying that it is there, so that no keepalive notices."""
 
 # Classes and codes that go away without a change of ours: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _TRANSIENT_CLASSES = ("08", "40", "53", "57", "58")
@@ -22,8 +33,32 @@ class Backoff:
         return min(self.most, self.first * 2.0 ** min(failures - 1, 30))
 
 
-def connect(dsn: str, *, statement_timeout: int, application: str) -> psycopg.Connection:
-    """An autocommit connection that notices a dead server within about 15 seconds.
+class PatientConnection(psycopg.Connection[TupleRow]):
+    """A connection that does not wait for ever: without an answer within `answer_seconds` it breaks."""
+
+    answer_seconds: float | None = None
+
+    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        """As psycopg's, through which everything goes that waits for the server once we are connected."""
+        if timeout is not None or self.answer_seconds is None:
+            return super().wait(gen, interval, timeout)
+        deadline = time.monotonic() + self.answer_seconds
+        try:
+            return super().wait(gen, interval, self.answer_seconds)
+        except psycopg.OperationalError as error:
+            if error.sqlstate is not None or self.closed or time.monotonic() < deadline:
+                raise  # the server's own word, or the connection's end
+            # Nobody listens to what it may still say: the next statement needs another connection.
+            self.pgconn.finish()
+            raise psycopg.OperationalError(
+                f"no answer for {self.answer_seconds:.0f} s, longer than the server's own statement timeout: it hangs, "
+                "or something on the way swallows what it says. Trying again on a new connection"
+            ) from error
+
+
+def connect(dsn: str, *, statement_timeout: int, application: str) -> PatientConnection:
+    """An autocommit connection that notices a dead server within about 15 seconds, and one that hangs soon after its
+    statement timeout.
 
     Args:
         dsn: a connection URI or key=value string.
@@ -49,7 +84,7 @@ def connect(dsn: str, *, statement_timeout: int, application: str) -> psycopg.Co
         "default_transaction_isolation": r"read\ committed",
     }
     given = conninfo_to_dict(dsn).get("options") or ""
-    return psycopg.connect(
+    conn = PatientConnection.connect(
         dsn,
         autocommit=True,
         connect_timeout=10,
@@ -60,6 +95,8 @@ def connect(dsn: str, *, statement_timeout: int, application: str) -> psycopg.Co
         tcp_user_timeout=15_000,
         options=" ".join([str(given), *(f"-c {name}={value}" for name, value in settings.items())]),
     )
+    conn.answer_seconds = statement_timeout + ANSWER_GRACE_SECONDS
+    return conn
 
 
 def is_transient(error: psycopg.Error) -> bool:

@@ -1,0 +1,55 @@
+"""Connections notice what is wrong with the server or the way there, by themselves and in time."""
+
+import time
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from consumer import database
+from tests.chaos.postgres_wire import PostgresWire, through
+from tests.chaos.proxy import Hold, Proxy
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    with Proxy(wire=PostgresWire) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def ours(proxy: Proxy, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[database.PatientConnection]:
+    """A connection by way of the proxy, with a statement timeout of 1 s and a patience of 0.5 s more."""
+    monkeypatch.setattr(database, "ANSWER_GRACE_SECONDS", 0.5)
+    with database.connect(through(proxy, database_url), statement_timeout=1, application="tests") as conn:
+        yield conn
+
+
+def test_a_server_that_hangs_is_left(proxy: Proxy, ours: database.PatientConnection) -> None:
+    proxy.silence()
+    began = time.monotonic()
+    with pytest.raises(psycopg.OperationalError, match="no answer for 2 s") as raised, ours.transaction():
+        ours.execute("SELECT 1")
+    assert 1.5 <= time.monotonic() - began < 3
+    assert database.is_transient(raised.value)
+    assert ours.closed
+    assert ours.broken
+
+
+def test_a_server_that_cancels_is_not(ours: database.PatientConnection) -> None:
+    with pytest.raises(psycopg.errors.QueryCanceled) as raised:
+        ours.execute("SELECT pg_sleep(10)")
+    assert database.is_transient(raised.value)
+    assert ours.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_late_answer_within_its_patience_is_an_answer(proxy: Proxy, ours: database.PatientConnection) -> None:
+    proxy.interfere = lambda piece: None if piece.to_server else Hold(1.2)
+    assert ours.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_patience_is_for_each_answer(proxy: Proxy, ours: database.PatientConnection) -> None:
+    proxy.interfere = lambda piece: None if piece.to_server else Hold(0.5)
+    with ours.transaction():
+        for number in range(3):
+            assert ours.execute("SELECT %s::int", (number,)).fetchone() == (number,)
