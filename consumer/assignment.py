@@ -88,6 +88,8 @@ class Assignment:
             self._writer.abandon()
         if self.source.is_member and not self._health.state.joined:  # the broker tells some of no assignment at all
             self._health.joined_group(len(self.source.owned))
+        elif self.source.refused and self._health.state.joined:
+            self._health.left_group()
 
     def mirror(self) -> None:
         """Tell Kafka what was committed since the last time, for lag tools."""

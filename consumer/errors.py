@@ -7,6 +7,7 @@
     ├── TopicError             the operator: a topic is missing or may not be read           exit 4
     ├── OffsetGapError         the operator: stored offsets do not fit the topic             exit 5
     ├── DeadLetterFlood        the operator: too many messages cannot be events              exit 6
+    ├── FencedError            the operator: two processes have one KAFKA_GROUP_INSTANCE_ID  exit 7
     └── RetryBatch             nobody: roll back, and do what the subclass says
         ├── OffsetConflict     partitions were taken over, or the database went back in time
         └── SettingsChanged    accounts' settings moved on: aggregate again
@@ -58,6 +59,12 @@ class DeadLetterFlood(RollupError):  # noqa: N818 - it is the producer's error
     is too many."""
 
     exit_code = 6
+
+
+class FencedError(RollupError):
+    """Another process joined the group with this one's `group.instance.id` and has its partitions now."""
+
+    exit_code = 7
 
 
 class RetryBatch(RollupError):  # noqa: N818 - not an error to whoever reads the log

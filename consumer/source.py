@@ -6,6 +6,7 @@ the sake of lag tools (`mirror`). Only this file's caller thread may use it; lib
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -13,11 +14,17 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from consumer.errors import ConfigurationError, OffsetGapError, TopicError
+from consumer.errors import ConfigurationError, FencedError, OffsetGapError, TopicError
 from consumer.rollup.batch import Partition
 
 LeavingHook = Callable[[Sequence[Partition], bool], None]
 Rebalanced = Callable[[str, Sequence[Partition]], None]
+
+JOIN_AGAIN_SECONDS = 2.0
+"""Between two attempts to join while the group still has a dead member with our `group.instance.id`."""
+# The client tells of a fatal error once, under a code of its own; what it was is only in the text.
+_STILL_USED = KafkaError(KafkaError.UNRELEASED_INSTANCE_ID).str()
+_FENCED = KafkaError(KafkaError.FENCED_INSTANCE_ID).str()
 
 
 class Source:
@@ -41,6 +48,7 @@ class Source:
         rebalanced: Rebalanced,
         logger: Any,
     ) -> None:
+        self._properties = properties
         self._consumer = make_consumer(properties, logger)
         self._admin = AdminClient(connection_properties(properties), logger=logger)
         self._topics = list(topics)
@@ -53,6 +61,8 @@ class Source:
         self.pending: set[Partition] = set()
         """Partitions that the group assigned and `start` has not been called for."""
         self._subscribed = False
+        self._join_again_at: float | None = None
+        self._member_since = 0.0
         self._questions: dict[str, Future[Any]] = {}
         self.paused = False
         """Whether fetching is stopped."""
@@ -132,9 +142,12 @@ class Source:
         enough messages at hand it does not wait. Rebalances happen in here.
 
         Raises:
-            OffsetGapError, TopicError: reading can't go on without the operator.
+            OffsetGapError, TopicError, FencedError: reading can't go on without the operator.
             KafkaException: a fatal error of the client.
         """
+        if self._join_again_at is not None:
+            self._join_again(idle_wait)
+            return []
         self._gave_away = False
         first = self._consumer.poll(idle_wait)
         messages, self._early = self._early, []
@@ -179,7 +192,12 @@ class Source:
     @property
     def is_member(self) -> bool:
         """Whether the group knows us, with partitions or standing by."""
-        return self._subscribed and bool(self._consumer.memberid())
+        return self._subscribed and time.monotonic() >= self._member_since and bool(self._consumer.memberid())
+
+    @property
+    def refused(self) -> bool:
+        """Whether the group did not let us in, and `read` waits to join again."""
+        return self._join_again_at is not None
 
     def close(self) -> None:
         """Leave the group; partitions are revoked on the way."""
@@ -215,6 +233,9 @@ class Source:
             if error is None:
                 continue
             name = f"{message.topic()}[{message.partition()}]"
+            if error.code() == KafkaError._FATAL:
+                self._client_ended(error)
+                continue
             if error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:
                 raise OffsetGapError(
                     f"{name}: {error.str()}. Events between the stored offset and the log's start are gone from the "
@@ -227,10 +248,38 @@ class Source:
                 KafkaError.GROUP_AUTHORIZATION_FAILED,
             }:
                 raise TopicError(f"{message.topic()}: {error.str()}. Create the topic, or allow this user to read it")
-            if error.fatal():
-                raise KafkaException(error)
             self._logger.warning("%s: %s", name, error.str())
         return [m for m in messages if m.error() is None]
+
+    def _client_ended(self, error: KafkaError) -> None:
+        """The client will never read again. That passes if all it needs is a place in the group which a dead member
+        with our `group.instance.id` still has, until its session times out (`group.protocol=consumer`)."""
+        if _FENCED in error.str():
+            raise FencedError(
+                "another process has joined the group with this one's KAFKA_GROUP_INSTANCE_ID, and has its partitions: "
+                "give each process another one. If that one is this one's successor, nothing needs to be done"
+            )
+        if _STILL_USED not in error.str():
+            raise KafkaException(error)
+        self._logger.warning(
+            "the group still has a member with this KAFKA_GROUP_INSTANCE_ID, alive or dead: joining again every %.0f s",
+            JOIN_AGAIN_SECONDS,
+        )
+        self._join_again_at = time.monotonic() + JOIN_AGAIN_SECONDS
+        self._member_since = float("inf")
+
+    def _join_again(self, seconds: float) -> None:
+        """With a new client, when it is time; until then wait, not longer than `seconds`."""
+        left = (self._join_again_at or 0.0) - time.monotonic()
+        if left > 0:
+            time.sleep(min(left, seconds))
+            return
+        self._consumer.close()
+        self._consumer = make_consumer(self._properties, self._logger)
+        self.subscribe()
+        self._join_again_at = None
+        # Whoever is refused hears of it at once; the client has an id of its own making before that.
+        self._member_since = time.monotonic() + JOIN_AGAIN_SECONDS / 2
 
 
 def _partition(message: Message) -> Partition:
