@@ -105,7 +105,7 @@ def parse_instant(text: str, now: datetime) -> datetime:
     Raises:
         WrongUse: it is neither.
     """
-    if ago := re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)([smhdw])", text.strip()):
+    if ago := re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)([smhdw])", text.strip()):
         length = timedelta(**{_UNITS[ago[2]]: float(ago[1])})
         if length <= _LONGEST:
             return now - length

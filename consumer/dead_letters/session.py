@@ -16,7 +16,7 @@ from consumer.rollup.schema import check_schema
 from consumer.rollup.store import prepare
 from consumer.settings import DatabaseSettings
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 15.0
 """How long one action is tried again. Rebuilds of large days hold their locks for longer; the letters wait on then."""
 
 T = TypeVar("T")
