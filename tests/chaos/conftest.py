@@ -10,6 +10,7 @@ A failure prints the command that repeats it.
 import os
 import random
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -66,7 +67,13 @@ class MakeWorld(Protocol):
     """`make_world(partitions=6, url=..., bootstrap=...)`; one a test."""
 
     def __call__(
-        self, partitions: int = 4, *, url: str | None = None, bootstrap: str | None = None, raw_first: bool = False
+        self,
+        partitions: int = 4,
+        *,
+        url: str | None = None,
+        bootstrap: str | None = None,
+        raw_first: bool = False,
+        **config: object,
     ) -> World: ...
 
 
@@ -83,12 +90,17 @@ def make_world(
     """Makes the test's world: on the run's Kafka and a fresh database, or on servers of the test's own.
 
     `url` names a migrated, empty database; `bootstrap` a broker, on which the topic is made. With `raw_first` the
-    application writes every raw row before its message.
+    application writes every raw row before its message. `config` is the topic's, on the run's own Kafka.
     """
     made: list[World] = []
 
     def make(
-        partitions: int = 4, *, url: str | None = None, bootstrap: str | None = None, raw_first: bool = False
+        partitions: int = 4,
+        *,
+        url: str | None = None,
+        bootstrap: str | None = None,
+        raw_first: bool = False,
+        **config: object,
     ) -> World:
         own_broker = bootstrap is not None and bootstrap != consumer_variables["KAFKA_BOOTSTRAP_SERVERS"]
         variables = dict(consumer_variables)
@@ -98,7 +110,7 @@ def make_world(
         world = World(
             chance,
             variables,
-            None if own_broker else make_topic(partitions),
+            None if own_broker else make_topic(partitions, **config),
             partitions,
             start_consumer,
             run_program,
@@ -116,6 +128,13 @@ def make_world(
 def world(make_world: MakeWorld) -> World:
     """A world of four partitions on the run's own services."""
     return make_world()
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """Closes what a test opens, whatever happens."""
+    with ExitStack() as opened:
+        yield opened
 
 
 def _without_seed(name: str) -> str:

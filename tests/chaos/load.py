@@ -19,7 +19,9 @@ from tests.fixtures.events import ZONES
 PORTION = 100
 """Events drawn, written and sent together."""
 PAUSE_SECONDS = 0.12
-"""Between portions: about 800 messages a second."""
+"""Between portions, at first: about 800 messages a second."""
+SLOWER_AFTER = 20
+"""Portions after which the pause has doubled, and so on: a slow machine has more time, not more to do."""
 AGAIN = 0.04
 """Share of messages that are sent once more, much later and to any partition."""
 WITHHELD = 0.3
@@ -152,7 +154,7 @@ class Load:
 
     def _run(self) -> None:
         try:
-            while not self._ending.wait(PAUSE_SECONDS):
+            while not self._ending.wait(PAUSE_SECONDS * (1 + len(self.portions) / SLOWER_AFTER)):
                 with self._at_work:
                     if not self._resting.is_set():
                         self._turn()

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from tests.fixtures.processes import wait_for
 
@@ -35,6 +35,11 @@ class Topic:
     def make(self, partitions: int) -> None:
         """Create it, and wait until its partitions have a leader."""
         self.admin.create_topics([NewTopic(self.name, partitions, 1)])[self.name].result(WAIT_SECONDS)
+        wait_for(lambda: self._led() == partitions, f"leaders of {partitions} partitions")
+
+    def grow(self, partitions: int) -> None:
+        """Add partitions, up to so many, and wait until they have a leader."""
+        self.admin.create_partitions([NewPartitions(self.name, partitions)])[self.name].result(WAIT_SECONDS)
         wait_for(lambda: self._led() == partitions, f"leaders of {partitions} partitions")
 
     def delete(self) -> None:

@@ -21,7 +21,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -200,9 +200,33 @@ class World:
         self._gone |= found
         return found
 
-    def lose(self, positions: set[Position]) -> None:
-        """Messages that were deleted before anybody read them: nobody has to account for them."""
-        self.lost |= positions
+    def offsets(self) -> dict[int, int]:
+        """The stored offsets."""
+        return stored_offsets(self.conn, self.topic.name)
+
+    def until_everything_is_read(self) -> None:
+        """Wait until stored offsets are behind the last message of every partition; let the load rest before."""
+        last: Counter[int] = Counter()
+        for _, partition, offset in self.topic.messages():
+            last[partition] = max(last[partition], offset + 1)
+
+        def all_read() -> bool:
+            stored = self.offsets()
+            return all(stored.get(partition, 0) >= offset for partition, offset in last.items())
+
+        self.until(all_read, f"offsets {dict(last)}")
+
+    def rebuild_all_days(self) -> None:
+        """What docs/operations.md says to do when messages are gone for good: rebuild every day from its raw events."""
+        self.conn.execute("UPDATE rollup_days SET stale_since = coalesce(stale_since, now())")
+        first, last = self.dates()
+        code, out, err = self.run("backfill", "--all-accounts", "--date", f"{first}..{last}", "--quiet")
+        assert code == 0, out + err
+
+    def dates(self) -> tuple[date, date]:
+        """The first and the last local date that an event can lie on."""
+        today = datetime.now(UTC).date()
+        return today - timedelta(days=12), today + timedelta(days=1)
 
     # -- after
 
@@ -215,7 +239,7 @@ class World:
         self.load.end()
         if not self.consumers:
             self.start(**variables)
-        self._until_everything_is_read()
+        self._assert_offsets()
         self._rebuild_stale_days()
         self._assert_exact()
         self._assert_accounted_for()
@@ -223,19 +247,10 @@ class World:
         for consumer in list(self.consumers):
             self.terminate(consumer)
 
-    def _until_everything_is_read(self) -> None:
+    def _assert_offsets(self) -> None:
         """1. Stored offsets are behind the last message of every partition; not beyond the log's end."""
-        present = self.topic.messages()
-        last: Counter[int] = Counter()
-        for _, partition, offset in present:
-            last[partition] = max(last[partition], offset + 1)
-
-        def all_read() -> bool:
-            stored = stored_offsets(self.conn, self.topic.name)
-            return all(stored.get(partition, 0) >= offset for partition, offset in last.items())
-
-        self.until(all_read, f"offsets {dict(last)}")
-        stored = stored_offsets(self.conn, self.topic.name)
+        self.until_everything_is_read()
+        stored = self.offsets()
         ends = {partition: end for partition, (_, end) in self.topic.ranges().items()}
         assert {p: o for p, o in stored.items() if o > ends[p]} == {}, f"offsets beyond the log's ends {ends}"
 
@@ -273,9 +288,8 @@ class World:
 
     def _assert_verified(self) -> None:
         """5. By the command that operators trust."""
-        today = datetime.now(UTC).date()
-        dates = f"{today - timedelta(days=12)}..{today + timedelta(days=1)}"
-        code, out, err = self.run("backfill", "verify", "--all-accounts", "--date", dates, "--quiet")
+        first, last = self.dates()
+        code, out, err = self.run("backfill", "verify", "--all-accounts", "--date", f"{first}..{last}", "--quiet")
         assert (code, err) == (0, ""), out
 
     def _count(self, what: str) -> int:
