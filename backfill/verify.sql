@@ -13,7 +13,7 @@ SELECT reporting_timezone FROM account_settings WHERE account_id = %(account)s;
 -- due: the raw events that the rollup must contain. On a closed day, all valid ones; on an open day, those whose bit is
 -- set (missing bytes are zeros); on a day without a row, none.
 -- certain: wrong even if the rollup contains `missing` further events that raw does not have. A missing event can only
--- add to counts, one each; so a row whose count is right has the right sums.
+-- add to counts, one each; so a row whose count is right has the right sums. A closed day needs no members.
 WITH day AS MATERIALIZED (
     SELECT
         s.reporting_timezone AS zone, d.timezone, d.closed, d.events, d.registry, d.date IS NOT NULL AS known,
@@ -99,7 +99,7 @@ WITH day AS MATERIALIZED (
         f.is IS NULL
     FROM (SELECT *, true AS is FROM expected_member) AS e
     FULL JOIN (SELECT *, true AS is FROM found_member) AS f USING (dimension_type, dimension_id, metric, member_id)
-    WHERE e.is IS NULL OR f.is IS NULL
+    WHERE (e.is IS NULL OR f.is IS NULL) AND (SELECT closed IS NOT TRUE FROM day)
 )
 SELECT
     day.zone, day.known, day.timezone, day.closed, day.events, day.registry, day.stale,

@@ -5,7 +5,8 @@
 3. read the raw events once: all that follows comes from that snapshot, so no row can slip in between what is added up
    and what is claimed. Of days that are counted live they go into a temporary table
 4. where ids were counted that raw does not have, replace nothing: the day stays stale
-5. replace the days' rows and members, leaving those that are right alone; closed days in the statement of 3
+5. replace the days' rows and members, leaving those that are right alone; closed days, which need no members, in the
+   statement of 3
 6. of days that are counted live, claim the raw ids
 7. drop the late events that raw has by now; the days' new state; commit
 """
@@ -165,6 +166,7 @@ class Rebuilder:
             self._claim([d for d in good if not (d.shut or d.closing) and d.events], day)  # 6
             late = self._finish(good, day, found, force=force)  # 7
             if audited := [d for d in good if d.closing]:
+                self._conn.execute(STATEMENTS["forget_members"], {**where, "accounts": [d.account_id for d in audited]})
                 drift = {"accounts": [d.account_id for d in audited], "drift": [d.drift for d in audited], "date": day}
                 self._conn.execute(STATEMENTS["note_audit"], drift)
         by_account = {d.account_id: _rebuilt(d, day, changed.get(d.account_id, 0), d.account_id in late) for d in days}
@@ -242,18 +244,15 @@ class Rebuilder:
         elif found:
             arrived = {"late_accounts": [a for a, _ in found], "late_ids": [i for _, i in found]}
             self._conn.execute(STATEMENTS["remove_late_events"], {**where, **arrived})
-        late = {account for (account,) in self._conn.execute(STATEMENTS["late_events_left"], where)}
         state = {
             **where,
             "timezones": [d.timezone for d in days],
             "closed": [d.shut or d.closing for d in days],
             "events": [d.events if d.known or d.settled else None for d in days],
-            "stale": [d.account_id in late or not d.settled for d in days],
             "settled": [d.settled for d in days],
             "registry": self._registry.fingerprint,
         }
-        self._conn.execute(STATEMENTS["finish_rebuild"], state)
-        return late
+        return {account for account, late in self._conn.execute(STATEMENTS["finish_rebuild"], state) if late}
 
 
 def _refused(account_id: int, day: date, timezone: str | None) -> Rebuilt:

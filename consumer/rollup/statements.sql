@@ -200,10 +200,13 @@ WHERE d.stale_since IS NOT NULL;
 
 -- name: begin_rebuild
 -- Its statements are large, and one plan fits all days: they are written so that it need not know them. Tables are
--- looked up by their keys, even those that were empty when the plan was made.
+-- looked up by their keys, even those that were empty when the plan was made; events are hashed, never sorted to be
+-- grouped.
 SELECT
     set_config('plan_cache_mode', 'force_generic_plan', true),
     set_config('enable_seqscan', 'off', true),
+    set_config('enable_sort', 'off', true),
+    set_config('work_mem', '32MB', true),
     set_config('jit', 'off', true),
     pg_advisory_xact_lock_shared(hashtextextended('reporting-rollup settings', 0));
 
@@ -283,14 +286,15 @@ asked
 -- counted, they are added up and written without a temporary table. OFFSET 0 has each (account, event name) read as a
 -- range of the index of its own, whatever the planner thinks of days that it does not know. NOT IN is hashed, however
 -- few rows the planner expects; nothing here is null. Events are added up by all dimensions together first: what is
--- then added up by each of them is a tenth of the rows. Rows that are right already are left alone.
+-- then added up by each of them is a tenth of the rows. Rows that are right already are left alone. Members go: they
+-- tell what is new to a day that is counted live, and nothing is ever added to a closed one.
 WITH asked AS MATERIALIZED (
     SELECT * FROM unnest(%(accounts)s::int[], %(counted)s::bigint[]) AS a(account_id, counted)
 ), fine AS (
     SELECT
         r.account_id, r.name, v.valid, {dimensions}, count(*) AS count,
-        sum(CASE WHEN v.valid THEN round(r.value * 1e6::float8)::bigint END) AS value_us,
-        sum(CASE WHEN v.valid THEN round(r.value_in_business_hours * 1e6::float8)::bigint END) AS business_us
+        sum(round(r.value * 1e6::float8)::bigint) FILTER (WHERE v.valid) AS value_us,
+        sum(round(r.value_in_business_hours * 1e6::float8)::bigint) FILTER (WHERE v.valid) AS business_us
     FROM {raw}
     GROUP BY r.account_id, r.name, v.valid, {dimensions}
 ), grouped AS MATERIALIZED (
@@ -308,9 +312,6 @@ WITH asked AS MATERIALIZED (
     GROUP BY asked.account_id, asked.counted
 ), good AS MATERIALIZED (
     SELECT account_id FROM numbers WHERE valid >= counted
-), members AS MATERIALIZED (
-    SELECT m.* FROM ({members}) AS m(account_id, dimension_type, dimension_id, metric, member_id)
-    JOIN good USING (account_id)
 ), totals AS MATERIALIZED (
     SELECT
         g.account_id, g.dimension_type, g.dimension_id::bigint, m.metric COLLATE "C" AS metric,
@@ -323,8 +324,10 @@ WITH asked AS MATERIALIZED (
     WHERE g.valid AND g.dimension_type IS NOT NULL AND g.dimension_id IS NOT NULL
     GROUP BY g.account_id, g.dimension_type, g.dimension_id, m.metric
     UNION ALL
-    SELECT account_id, dimension_type, dimension_id, metric, count(*), 0, 0
-    FROM members GROUP BY account_id, dimension_type, dimension_id, metric
+    SELECT m.account_id, m.dimension_type, m.dimension_id, m.metric, count(*), 0, 0
+    FROM ({members}) AS m(account_id, dimension_type, dimension_id, metric, member_id)
+    JOIN good USING (account_id)
+    GROUP BY m.account_id, m.dimension_type, m.dimension_id, m.metric
 ), gone AS (
     DELETE FROM reporting_events_rollups AS r
     WHERE r.account_id IN (SELECT account_id FROM good) AND r.date = %(date)s
@@ -346,15 +349,7 @@ WITH asked AS MATERIALIZED (
         IS DISTINCT FROM (excluded.count, excluded.sum_value, excluded.sum_value_business_hours)
     RETURNING r.account_id
 ), members_gone AS (
-    DELETE FROM rollup_members AS r
-    WHERE r.account_id IN (SELECT account_id FROM good) AND r.date = %(date)s
-        AND (r.account_id, r.dimension_type, r.dimension_id, r.metric, r.member_id)
-            NOT IN (SELECT account_id, dimension_type, dimension_id, metric, member_id FROM members)
-), members_written AS (
-    INSERT INTO rollup_members (account_id, date, dimension_type, dimension_id, metric, member_id)
-    SELECT account_id, %(date)s, dimension_type, dimension_id, metric, member_id FROM members
-    ORDER BY account_id, dimension_type, dimension_id, metric, member_id
-    ON CONFLICT DO NOTHING
+    DELETE FROM rollup_members AS r WHERE r.account_id IN (SELECT account_id FROM good) AND r.date = %(date)s
 )
 SELECT
     n.account_id, n.valid, n.invalid,
@@ -448,6 +443,10 @@ INSERT INTO rollup_members (account_id, date, dimension_type, dimension_id, metr
 SELECT account_id, date, dimension_type, dimension_id, metric, member_id FROM stage_members
 ON CONFLICT DO NOTHING;
 
+-- name: forget_members
+-- Of days that are closed from now on.
+DELETE FROM rollup_members WHERE account_id = ANY(%(accounts)s) AND date = %(date)s;
+
 -- name: lock_rebuild_bits
 -- Rebuilds of open days share one shard of the bitmap: one at a time from here to its commit.
 SELECT pg_advisory_xact_lock(hashtextextended('reporting-rollup rebuild bits', 0));
@@ -460,25 +459,27 @@ WHERE l.account_id = b.account_id AND l.date = %(date)s AND l.event_id = b.event
 -- The operator took raw as the truth: late events that it does not have never were.
 DELETE FROM late_events WHERE account_id = ANY(%(accounts)s) AND date = %(date)s;
 
--- name: late_events_left
-SELECT DISTINCT account_id FROM late_events WHERE account_id = ANY(%(accounts)s) AND date = %(date)s;
-
 -- name: mark_stale
 UPDATE rollup_days SET stale_since = coalesce(stale_since, now()), updated_at = now()
 WHERE account_id = ANY(%(accounts)s) AND date = %(date)s;
 
 -- name: finish_rebuild
--- An unknown count (events) stays unknown until the change of time zone has settled.
+-- An unknown count (events) stays unknown until the change of time zone has settled. late: events of the day are known
+-- that raw does not have yet, so it stays stale.
 UPDATE rollup_days AS d SET
     timezone = b.timezone, closed = b.closed, events = b.events, registry = %(registry)s, rebuilt_at = now(),
-    stale_since = CASE WHEN b.stale THEN coalesce(d.stale_since, now()) END,
+    stale_since = CASE WHEN b.late OR NOT b.settled THEN coalesce(d.stale_since, now()) END,
     settles_at = CASE WHEN b.settled THEN NULL ELSE d.settles_at END,
     updated_at = now()
-FROM unnest(
-    %(accounts)s::int[], %(timezones)s::text[], %(closed)s::boolean[], %(events)s::bigint[], %(stale)s::boolean[],
-    %(settled)s::boolean[]
-) AS b(account_id, timezone, closed, events, stale, settled)
-WHERE d.account_id = b.account_id AND d.date = %(date)s;
+FROM (
+    SELECT
+        r.*, EXISTS (SELECT FROM late_events AS l WHERE l.account_id = r.account_id AND l.date = %(date)s) AS late
+    FROM unnest(
+        %(accounts)s::int[], %(timezones)s::text[], %(closed)s::boolean[], %(events)s::bigint[], %(settled)s::boolean[]
+    ) AS r(account_id, timezone, closed, events, settled)
+) AS b
+WHERE d.account_id = b.account_id AND d.date = %(date)s
+RETURNING d.account_id, b.late;
 
 -- name: note_audit
 UPDATE rollup_days AS d SET drift = d.drift + b.drift, audited_at = now()

@@ -42,8 +42,18 @@ def mixed(numbers: range, created_at: datetime = NOON) -> list[RawEvent]:
 @pytest.fixture(params=["open", "closed"])
 def exact(request: pytest.FixtureRequest, rollup: Rollup) -> tuple[Rollup, date]:
     """A rollup of 60 events of one day, exact, and the day: counted live and open, or rebuilt and closed."""
+    return _exact(rollup, request.param)
+
+
+@pytest.fixture
+def exact_open(rollup: Rollup) -> tuple[Rollup, date]:
+    """The one of `exact` that is counted live and open: only such a day has members."""
+    return _exact(rollup, "open")
+
+
+def _exact(rollup: Rollup, state: str) -> tuple[Rollup, date]:
     rollup.always_had({42: "Asia/Kathmandu"})
-    if request.param == "open":
+    if state == "open":
         events = mixed(range(60))
         rollup.raw(*events)
         rollup.count(*events)
@@ -53,7 +63,7 @@ def exact(request: pytest.FixtureRequest, rollup: Rollup) -> tuple[Rollup, date]
         rollup.rebuild(LAST_WEEK)
         day = LAST_WEEK
     found = look(rollup, day)
-    assert (found.state, found.verdict, found.counted, found.raw) == (request.param, Verdict.EXACT, 60, 60)
+    assert (found.state, found.verdict, found.counted, found.raw) == (state, Verdict.EXACT, 60, 60)
     assert (found.differing, found.differences, found.timezone) == (0, (), "Asia/Kathmandu")
     return rollup, day
 
@@ -79,11 +89,13 @@ CORRUPTIONS = {
     " FROM rollup_days",
     "row of nothing": "INSERT INTO reporting_events_rollups SELECT account_id, date, 'inbox', 7, 'happiness', 0, 0, 0"
     " FROM rollup_days",
+    "events too few": "UPDATE rollup_days SET events = events - 1",
+}
+MEMBER_CORRUPTIONS = {
     "member wrong": "UPDATE rollup_members SET member_id = 55 WHERE member_id = 1 AND dimension_type = 'account'",
     "member missing": "DELETE FROM rollup_members WHERE member_id = 1 AND dimension_type = 'account'",
     "member extra": "INSERT INTO rollup_members SELECT account_id, date, 'account', 42, 'bot_handoffs_count', 55"
     " FROM rollup_days",
-    "events too few": "UPDATE rollup_days SET events = events - 1",
 }
 
 
@@ -107,6 +119,23 @@ def test_every_corruption_is_found_and_a_rebuild_repairs_it(exact: tuple[Rollup,
     assert rollup.table() == truth
 
 
+@pytest.mark.parametrize("corruption", MEMBER_CORRUPTIONS.values(), ids=MEMBER_CORRUPTIONS)
+def test_wrong_members_of_an_open_day_are_found_and_repaired(exact_open: tuple[Rollup, date], corruption: str) -> None:
+    test_every_corruption_is_found_and_a_rebuild_repairs_it(exact_open, corruption)
+
+
+def test_a_closed_day_needs_no_members(paris: Rollup) -> None:
+    """Older releases kept them: they are no drift, and go with the next rebuild."""
+    paris.raw(*mixed(range(60), NOON - 7 * DAY))
+    paris.rebuild(LAST_WEEK)
+    nothing = {"rollup_members": []}
+    assert paris.contents(["rollup_members"]) == nothing
+    paris.conn.execute(MEMBER_CORRUPTIONS["member extra"])
+    assert look(paris, LAST_WEEK).verdict is Verdict.EXACT
+    paris.rebuild(LAST_WEEK)
+    assert paris.contents(["rollup_members"]) == nothing
+
+
 def test_it_says_what_was_expected_and_what_was_found(exact: tuple[Rollup, date]) -> None:
     rollup, day = exact
     rollup.conn.execute(CORRUPTIONS["sum a microsecond more"])
@@ -119,10 +148,10 @@ def test_it_says_what_was_expected_and_what_was_found(exact: tuple[Rollup, date]
     assert isinstance(expected.count, int)
 
 
-def test_it_tells_rows_missing_and_extra_and_members(exact: tuple[Rollup, date]) -> None:
-    rollup, day = exact
-    for name in ("row missing", "row extra", "member wrong"):
-        rollup.conn.execute(CORRUPTIONS[name])
+def test_it_tells_rows_missing_and_extra_and_members(exact_open: tuple[Rollup, date]) -> None:
+    rollup, day = exact_open
+    for corruption in (CORRUPTIONS["row missing"], CORRUPTIONS["row extra"], MEMBER_CORRUPTIONS["member wrong"]):
+        rollup.conn.execute(corruption)
     found = {each[:4]: (each[4], each[5]) for each in map(_astuple, look(rollup, day).differences)}
     one = Numbers(1, Decimal(0), Decimal(0))
     missing = found.pop(("account", 42, "reply_time", None))
@@ -205,7 +234,7 @@ def test_what_cannot_come_from_missing_events_is_drift_even_so(paris: Rollup, na
     before = look(paris)
     assert (before.verdict, before.missing) == (Verdict.MISSING, 1)
     assert before.differing == 6  # rows and members of an account, an agent and an inbox
-    corruption = CORRUPTIONS[name].replace("'reply_time', 1,", "'reply_time', 2,")
+    corruption = (CORRUPTIONS | MEMBER_CORRUPTIONS)[name].replace("'reply_time', 1,", "'reply_time', 2,")
     assert paris.conn.execute(corruption).rowcount == 1
     found = look(paris)
     assert (found.verdict, found.differing, found.missing) == (Verdict.DRIFT, 1, 1)
