@@ -8,6 +8,7 @@ that publish before their own commit. It goes on while PostgreSQL or Kafka is aw
 import random
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -29,6 +30,26 @@ WITHHELD = 0.3
 WITHHELD_PORTIONS = 3
 END_SECONDS = 60.0
 """Until Kafka and PostgreSQL must have taken what was left at the end, once no fault holds them back."""
+
+
+def drawn(chance: random.Random, events: int, first_id: int) -> Sample:
+    """Events of the last 30 hours, by chance, among which everything happens."""
+    return generate(
+        Workload(
+            end_us=time.time_ns() // 1000,
+            seed=chance.randrange(2**32),
+            events=events,
+            accounts=12,
+            agents=4,
+            inboxes=3,
+            zones=ZONES,
+            first_id=first_id,
+            duplicates=0.05,
+            late=0.03,
+            bad=0.02,
+            unknown=0.02,
+        )
+    )
 
 
 class Load:
@@ -78,33 +99,21 @@ class Load:
         self.bad: set[bytes] = set()
 
     def draw(self, events: int = PORTION) -> Sample:
-        """The next events; nobody has written or sent them yet."""
-        first = 1 + sum(map(len, self.portions))
-        sample = generate(
-            Workload(
-                end_us=time.time_ns() // 1000,
-                seed=self._chance.randrange(2**32),
-                events=events,
-                accounts=12,
-                agents=4,
-                inboxes=3,
-                zones=ZONES,
-                first_id=first,
-                duplicates=0.05,
-                late=0.03,
-                bad=0.02,
-                unknown=0.02,
-            )
-        )
+        """The next events; nobody has written or sent them yet. While it runs, let it rest before."""
+        sample = drawn(self._chance, events, 1 + sum(map(len, self.portions)))
         self.portions.append(sample)
         return sample
 
+    def messages(self, sample: Sample) -> Iterator[tuple[bytes, bytes]]:
+        """Key and value of a portion's messages; notes those that cannot be events."""
+        for message, fault in zip(sample.messages(), sample.fault.tolist(), strict=True):
+            if fault >= 0:
+                self.bad.add(message[1])
+            yield message
+
     def send(self, sample: Sample) -> None:
         """Send a portion's messages, and some of earlier ones again."""
-        faults = sample.fault.tolist()
-        for (key, value), fault in zip(sample.messages(), faults, strict=True):
-            if fault >= 0:
-                self.bad.add(value)
+        for key, value in self.messages(sample):
             self._produce(key, value)
             if self._chance.random() < AGAIN:
                 self._sent.append((key, value))
@@ -117,10 +126,11 @@ class Load:
         self._thread.start()
 
     def rest(self) -> None:
-        """Send nothing until `go_on`; what is being sent arrives first."""
+        """Send nothing until `go_on`; what is being sent arrives first, and so do raw rows that were to come later."""
         self._resting.set()
         with self._at_work:
             self._flush()
+            self._pay(None)
 
     def go_on(self) -> None:
         """Send again."""
