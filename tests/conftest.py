@@ -9,6 +9,7 @@ pytest_plugins = [
     "tests.fixtures.processes",
     "tests.fixtures.rollup",
     "tests.fixtures.terminal",
+    "tests.fixtures.roles",
 ]
 
 # No test is wrong because the machine is slow.
