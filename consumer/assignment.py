@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import psycopg
 import structlog
 
+from consumer.flood import FloodWatch
 from consumer.health import Health
 from consumer.logs import KAFKA_LOGGER, Event
 from consumer.metrics import Metrics
@@ -38,6 +39,7 @@ class Assignment:
         source: the Kafka consumer.
         store: the stored offsets.
         positions: where each partition is read.
+        flood: whether too many messages of a partition are bad.
         deadline: when the shutdown must be over, monotonic seconds; None while there is none.
     """
 
@@ -60,7 +62,15 @@ class Assignment:
             rebalanced=self._rebalanced,
             logger=logging.getLogger(KAFKA_LOGGER),
         )
-        self.store = OffsetStore(connect, settings.kafka_group_id, settings.on_offset_gap == "reset", metrics, health)
+        self.flood = FloodWatch(settings.dead_letter_limits)
+        self.store = OffsetStore(
+            connect,
+            settings.kafka_group_id,
+            settings.on_offset_gap == "reset",
+            self.flood.limits.look_back,
+            metrics,
+            health,
+        )
         self.positions = Positions(metrics)
         self.deadline: float | None = None
         self._mirrored: dict[Partition, int] = {}
@@ -127,6 +137,7 @@ class Assignment:
     def _continue_at(self, offsets: dict[Partition, int]) -> None:
         self._writer.forget(offsets)
         self.positions.start(offsets)
+        self.flood.start(self.store.recent_letters)
 
     def _leaving(self, partitions: Sequence[Partition], lost: bool) -> None:
         """Before partitions go: commit what was read from them, or abandon all that was read."""

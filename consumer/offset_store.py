@@ -11,7 +11,9 @@ import structlog
 from confluent_kafka import KafkaException
 
 from consumer import database
+from consumer.dead_letters.recent import recent_letters
 from consumer.errors import OffsetGapError
+from consumer.flood import Recent
 from consumer.health import Health
 from consumer.logs import Event
 from consumer.metrics import Metrics
@@ -36,21 +38,31 @@ class OffsetStore:
         connect: makes a connection; may raise psycopg.OperationalError.
         group_id: whose offsets.
         resets: whether to go on from the log's start where a stored offset is gone (ON_OFFSET_GAP=reset).
+        letters_before: how many offsets before a partition's start to look for dead letters.
         metrics, health: told of gaps, stale days and whether the database answers.
     """
 
     def __init__(
-        self, connect: Callable[[], psycopg.Connection], group_id: str, resets: bool, metrics: Metrics, health: Health
+        self,
+        connect: Callable[[], psycopg.Connection],
+        group_id: str,
+        resets: bool,
+        letters_before: int,
+        metrics: Metrics,
+        health: Health,
     ) -> None:
         self._connect = connect
         self._group_id = group_id
         self._resets = resets
+        self._letters_before = letters_before
         self._metrics = metrics
         self._health = health
         self._conn: psycopg.Connection | None = None
         self._retry_at = 0.0
         self.topic_ids: dict[str, str] = {}
         """Topic ids as of the last answer."""
+        self.recent_letters: dict[Partition, list[Recent]] = {}
+        """The dead letters just before the starts of the last answer."""
 
     def check_schema(self) -> None:
         """Raises SchemaError, or psycopg.Error when the database is away."""
@@ -82,6 +94,7 @@ class OffsetStore:
                     return None
             adopt_partitions(conn, self._group_id, {p: firsts[p] for p in partitions - stored.keys()})
             stored |= stored_offsets(conn, self._group_id, partitions - stored.keys())
+            self.recent_letters = recent_letters(conn, self._group_id, stored, self._letters_before)
         except psycopg.Error as error:
             if not database.is_transient(error):
                 raise

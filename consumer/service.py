@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from types import FrameType
+from typing import NoReturn
 
 import psycopg
 import structlog
@@ -19,6 +20,7 @@ from prometheus_client import CollectorRegistry
 from consumer import database
 from consumer.assignment import Assignment
 from consumer.errors import OffsetGapError
+from consumer.flood import Excess, before, flood
 from consumer.handlers import handler_for
 from consumer.health import Health
 from consumer.health_server import HealthServer
@@ -73,7 +75,7 @@ class Service:
         """Consume until SIGTERM or SIGINT.
 
         Raises:
-            SchemaError, TopicError, OffsetGapError: somebody must act.
+            SchemaError, TopicError, OffsetGapError, DeadLetterFlood: somebody must act.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -172,12 +174,32 @@ class Service:
                 observe("idle", read - waited)
                 continue
             observe("poll", read - waited)
-            batch = assemble(
-                messages, self._assignment.positions.next, self._store.topic_ids, self._handlers, time.time_ns() // 1000
-            )
+            batch = self._assemble(messages)
+            if excesses := self._assignment.flood.look(batch, messages):
+                self._stop_before(excesses, messages)
             self._submit(batch, lagging=len(messages) >= most)
             most = self._next_read(messages)
             observe("decode", time.monotonic() - read)
+
+    def _assemble(self, messages: Sequence[Message]) -> Batch:
+        now_us = time.time_ns() // 1000
+        return assemble(messages, self._assignment.positions.next, self._store.topic_ids, self._handlers, now_us)
+
+    def _stop_before(self, excesses: Sequence[Excess], messages: Sequence[Message]) -> NoReturn:
+        """Too many messages are bad: what comes before is still written, and the process ends."""
+        if good := before(messages, excesses):
+            self._submit(self._assemble(good), lagging=False)
+        for excess in excesses:
+            letter = excess.letter
+            log.error(
+                Event.TOO_MANY_DEAD_LETTERS,
+                topic=letter.source.topic,
+                partition=letter.source.partition,
+                offset=letter.offset,
+                limit=excess.limit,
+                message=str(excess),
+            )
+        raise flood(excesses)
 
     def _next_read(self, messages: Sequence[Message]) -> int:
         """How many messages to read next, so that large ones do not fill the memory."""

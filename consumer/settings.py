@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 
 from consumer import kafka_properties
 from consumer.environment import EnvironmentSettings, setting
+from consumer.flood import Limits
 from consumer.handlers import HANDLER_NAMES
 from consumer.logs import HIDDEN, Event, redact
 
@@ -73,6 +74,12 @@ def _address(value: str) -> str:
         ipaddress.ip_address(value)
     except ValueError as error:
         raise ValueError("names are not looked up") from error
+    return value
+
+
+def _ratio(value: float) -> float:
+    if not 0 <= value <= 1:  # NaN is not either
+        raise ValueError("it is no share")
     return value
 
 
@@ -153,6 +160,25 @@ class Settings(DatabaseSettings):
         "When a stored offset is no longer in the topic (retention, topic re-created): `stop` with an error, or "
         "`reset` to what is left and say which events to verify.",
     )
+    dead_letter_max_ratio: Annotated[float, AfterValidator(_ratio)] = setting(
+        0.1,
+        "When more than this share of a partition's last DEAD_LETTER_WINDOW messages cannot be events, the consumer "
+        "stops before the first that is too many (exit code 6); 1 sets no limit.",
+        allowed="a number from 0 to 1",
+    )
+    dead_letter_window: int = setting(
+        1_000,
+        "How many messages of a partition DEAD_LETTER_MAX_RATIO looks at.",
+        unit="messages",
+        between=(1, 100_000),
+    )
+    dead_letter_max_consecutive: int = setting(
+        100,
+        "When more than this many messages of a partition in a row cannot be events, the consumer stops before the "
+        "first that is too many (exit code 6); 0 sets no limit.",
+        unit="messages",
+        between=(0, 100_000),
+    )
     batch_max_events: int = setting(
         400_000,
         "The most events in one transaction. Only reached under lag; memory grows by about 70 bytes an event.",
@@ -205,6 +231,11 @@ class Settings(DatabaseSettings):
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> dict[str, Any]:
         return super().read(environ) | {"kafka_overrides": kafka_properties.from_environment(environ)}
+
+    @property
+    def dead_letter_limits(self) -> Limits:
+        """When too many messages are bad."""
+        return Limits(self.dead_letter_max_ratio, self.dead_letter_window, self.dead_letter_max_consecutive)
 
     @property
     def max_poll_interval_seconds(self) -> float:

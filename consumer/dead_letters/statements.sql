@@ -128,3 +128,14 @@ USING (
     FOR UPDATE SKIP LOCKED
 ) AS old
 WHERE d.id = old.id;
+
+-- name: recent
+-- Letters that wait and stood just before the offset that each partition starts at.
+SELECT p.topic, p.partition, p.next - d."offset" AS distance, d.error_class
+FROM unnest(%(topics)s::text[], %(partitions)s::int[], %(topic_ids)s::text[], %(nexts)s::bigint[])
+    AS p(topic, partition, topic_id, next)
+JOIN dead_letters AS d
+    ON d.group_id = %(group_id)s AND d.topic = p.topic AND d.topic_id = p.topic_id AND d.partition = p.partition
+    AND d."offset" >= p.next - %(most)s AND d."offset" < p.next
+WHERE d.replayed_at IS NULL AND d.discarded_at IS NULL
+ORDER BY p.topic, p.partition, d."offset";

@@ -106,7 +106,8 @@ def test_large_garbage_is_buried_in_bounded_memory(
     start_consumer: StartConsumer,
 ) -> None:
     topic = make_topic(1)
-    consumer = start_consumer(topic, BATCH_MAX_EVENTS=400_000, FETCH_MAX_EVENTS=20_000)  # as they are by default
+    sizes: dict[str, str | int] = {"BATCH_MAX_EVENTS": 400_000, "FETCH_MAX_EVENTS": 20_000}  # as they are by default
+    consumer = start_consumer(topic, **sizes, DEAD_LETTER_MAX_RATIO="1", DEAD_LETTER_MAX_CONSECUTIVE=0)
     consumer.wait_for_log("partitions_assigned")
     with psycopg.connect(database_url) as keeper:
         keeper.execute("SELECT FROM consumer_offsets FOR UPDATE")  # nothing can be written
