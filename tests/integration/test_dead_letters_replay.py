@@ -7,6 +7,7 @@ import pytest
 
 from consumer.database import is_transient
 from consumer.rollup.rebuild import Result
+from consumer.rollup.statements import STATEMENTS
 from tests.fixtures.letters import ends, outcomes, replay_letters, waiting, wrapped
 from tests.fixtures.rollup import NOON, TODAY, Day, Outcomes, Rollup, make_event, message_value
 
@@ -54,6 +55,10 @@ def test_stored_offsets_stay(paris: Rollup) -> None:
     assert paris.conn.execute(
         "SELECT partition, next_offset, counted, dead FROM consumer_offsets WHERE messages > 0 ORDER BY 1"
     ).fetchall() == [(0, 3, 3, 0), (2, 1, 1, 0)]
+    bits = paris.conn.execute(
+        "SELECT partition, bits FROM counted_events JOIN consumer_offsets USING (shard) ORDER BY 1"
+    )
+    assert bits.fetchall() == [(0, b"\x16"), (2, b"\x08")]  # each partition's ids in its own shard
 
 
 def test_what_was_sent_again_correctly_is_a_duplicate(paris: Rollup) -> None:
@@ -155,7 +160,7 @@ def test_dead_by_the_clock_and_rebuilt_since_it_is_no_drift(paris: Rollup) -> No
     paris.count(message_value(soon))
     paris.now += 2 * DAY
     paris.count(other)
-    paris.now += 4 * DAY
+    paris.now += 10 * DAY
     (closed,) = paris.close_days()
     assert (closed.result, closed.drift, closed.events) == (Result.REBUILT, 0, 2)
     assert paris.conn.execute("SELECT count(*) FROM counted_events").fetchone() == (0,)  # its bit is gone
@@ -208,6 +213,17 @@ def test_without_its_partitions_row_it_is_claimed_as_by_a_rebuild(paris: Rollup)
     paris.count(make_event(1), make_event(2))
     assert paris.table() == paris.model(make_event(1), make_event(2))
     assert paris.outcomes().duplicates == 2
+
+
+def test_without_its_partitions_row_it_waits_for_rebuilds_that_claim(paris: Rollup) -> None:
+    paris.count(wrapped(make_event(1)))
+    paris.conn.execute("DELETE FROM consumer_offsets")
+    rebuild = paris.connect()
+    with rebuild.transaction():
+        rebuild.execute(STATEMENTS["lock_rebuild_bits"])
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            replay_letters(paris)
+    assert outcomes(replay_letters(paris)) == ["counted"]
 
 
 def test_a_balance_that_began_anew_stays(paris: Rollup) -> None:
