@@ -12,9 +12,12 @@ from psycopg.rows import TupleRow
 T = TypeVar("T")
 
 ANSWER_GRACE_SECONDS = 5.0
-"""How much longer than its statement timeout a server may take to answer. It cancels a statement by itself; one that
-does not even do that hangs (a frozen host, a dead disk, a proxy that has lost the other side) while its kernel goes on
-saying that it is there, so that no keepalive notices."""
+"""The most that an answer may come after its statement timeout, and never more than that timeout again. Servers cancel
+by themselves; one that does not hangs (a stopped process, a dead disk, a proxy that has lost the other side) while a
+kernel goes on saying that it is there, so that no keepalive notices."""
+
+CONNECT_SECONDS = 10
+"""The most that connecting may take; less for those with a shorter statement timeout, whose owners cannot wait."""
 
 # Classes and codes that go away without a change of ours: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _TRANSIENT_CLASSES = ("08", "40", "53", "57", "58")
@@ -87,7 +90,7 @@ def connect(dsn: str, *, statement_timeout: int, application: str) -> PatientCon
     conn = PatientConnection.connect(
         dsn,
         autocommit=True,
-        connect_timeout=10,
+        connect_timeout=min(CONNECT_SECONDS, max(2, statement_timeout)),  # libpq knows nothing shorter than 2
         application_name=application,
         keepalives_idle=5,
         keepalives_interval=2,
@@ -95,7 +98,7 @@ def connect(dsn: str, *, statement_timeout: int, application: str) -> PatientCon
         tcp_user_timeout=15_000,
         options=" ".join([str(given), *(f"-c {name}={value}" for name, value in settings.items())]),
     )
-    conn.answer_seconds = statement_timeout + ANSWER_GRACE_SECONDS
+    conn.answer_seconds = statement_timeout + min(ANSWER_GRACE_SECONDS, statement_timeout)
     return conn
 
 

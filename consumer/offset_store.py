@@ -59,6 +59,7 @@ class OffsetStore:
         self._health = health
         self._conn: psycopg.Connection | None = None
         self._retry_at = 0.0
+        self._away = False
         self.topic_ids: dict[str, str] = {}
         """Topic ids as of the last answer."""
         self.recent_letters: dict[Partition, list[Recent]] = {}
@@ -96,12 +97,11 @@ class OffsetStore:
             stored |= stored_offsets(conn, self._group_id, partitions - stored.keys())
             self.recent_letters = recent_letters(conn, self._group_id, stored, self._letters_before)
         except psycopg.Error as error:
-            if not database.is_transient(error):
-                raise
-            log.warning(Event.DATABASE_LOST, message=" ".join(str(error).split()))
+            self._lost(error)
         except KafkaException as error:
             log.warning(Event.KAFKA_CLIENT, message=f"cannot ask the broker for offsets: {error}")
         else:
+            self._answered()
             self.topic_ids = topic_ids
             return {p: row.next for p, row in stored.items()}
         self._retry_at = now + RETRY_SECONDS
@@ -111,14 +111,12 @@ class OffsetStore:
         """For the metric; and so that a database that is away is noticed when there is nothing to write, too."""
         try:
             row = self._connected().execute(STATEMENTS["stale_days"]).fetchone()
+        except psycopg.errors.QueryCanceled:
+            return  # it counts whole tables: too slow for now, but the database is there
         except psycopg.Error as error:
-            if not database.is_transient(error):
-                raise
-            self._health.database(" ".join(str(error).split()))
-            self._metrics.db_up.set(0)
+            self._lost(error)
             return
-        self._health.database(None)
-        self._metrics.db_up.set(1)
+        self._answered()
         if row is not None:
             self._metrics.stale_days.set(row[0])
 
@@ -126,6 +124,24 @@ class OffsetStore:
         """Close the connection."""
         if self._conn is not None:
             self._conn.close()
+
+    def _lost(self, error: psycopg.Error) -> None:
+        """Tell that the database is away, once; what does not pass by itself is raised again."""
+        if not database.is_transient(error):
+            raise error
+        message = " ".join(str(error).split())
+        if not self._away:
+            log.warning(Event.DATABASE_LOST, message=message)
+        self._away = True
+        self._health.database(message)
+        self._metrics.db_up.set(0)
+
+    def _answered(self) -> None:
+        if self._away:
+            log.info(Event.DATABASE_BACK)
+        self._away = False
+        self._health.database(None)
+        self._metrics.db_up.set(1)
 
     def _connected(self) -> psycopg.Connection:
         if self._conn is None or self._conn.closed or self._conn.broken:

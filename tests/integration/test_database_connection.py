@@ -36,6 +36,22 @@ def test_a_server_that_hangs_is_left(proxy: Proxy, ours: database.PatientConnect
     assert ours.broken
 
 
+def test_its_patience_is_at_most_as_long_again(proxy: Proxy, database_url: str) -> None:
+    for timeout, patience in ((2, 4.0), (60, 60 + database.ANSWER_GRACE_SECONDS)):
+        with database.connect(through(proxy, database_url), statement_timeout=timeout, application="tests") as conn:
+            assert conn.answer_seconds == patience
+
+
+def test_connecting_takes_no_longer_than_a_statement(proxy: Proxy, database_url: str) -> None:
+    url = through(proxy, database_url)
+    proxy.silence()
+    began = time.monotonic()
+    with pytest.raises(psycopg.OperationalError, match="timeout") as raised:
+        database.connect(url, statement_timeout=1, application="tests").close()
+    assert time.monotonic() - began < 4  # 2 s, the shortest that libpq knows
+    assert database.is_transient(raised.value)
+
+
 def test_a_server_that_cancels_is_not(ours: database.PatientConnection) -> None:
     with pytest.raises(psycopg.errors.QueryCanceled) as raised:
         ours.execute("SELECT pg_sleep(10)")
