@@ -67,6 +67,7 @@ class World:
         url, bootstrap, group: of the database, the broker and the consumers.
         consumers: those that were started and not ended by the scenario.
         lost: positions of messages that nobody can have read, since the scenario deleted them unread.
+        ids_are_whole: whether every id that a consumer counted is still marked, and in the balance.
         read_again: how many messages the scenario made consumers read, and account for, once more.
     """
 
@@ -93,6 +94,7 @@ class World:
         self.load = Load(load_chance, self.bootstrap, self.topic.name, partitions, self.url, raw_first=raw_first)
         self.consumers: list[Consumer] = []
         self.lost: set[Position] = set()
+        self.ids_are_whole = True
         self.read_again = 0
         self._frozen: list[Consumer] = []
         self._gone: dict[Position, bytes | None] = {}
@@ -275,7 +277,11 @@ class World:
     def _assert_accounted_for(self) -> None:
         """4. Of the messages that stand in the topic, and of those that stood there once."""
         messages = {p: value for p, value in (self._gone | self.topic.messages()).items() if p not in self.lost}
-        assert total(self.conn).messages == len(messages) + self.read_again
+        became = total(self.conn)
+        assert became.messages == len(messages) + self.read_again
+        if self.ids_are_whole:  # ids, offsets and balance are of one transaction
+            marked = self.conn.execute("SELECT sum(bit_count(bits))::int FROM counted_events WHERE shard <> 0")
+            assert marked.fetchone() == (became.counted,)
         bad = {position for position, value in messages.items() if value in self.load.bad}
         letters = Counter(
             Position(*row)
