@@ -2,6 +2,9 @@
 
 import base64
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from psycopg.conninfo import make_conninfo
 
 from tests.fixtures.events import total, wait_until_read
 from tests.fixtures.letters import WRAPPER
-from tests.fixtures.processes import RunProgram, StartConsumer
+from tests.fixtures.processes import ROOT, RunProgram, StartConsumer
 from tests.fixtures.services import MakeTopic
 from tests.fixtures.terminal import StartTerminal
 
@@ -236,3 +239,23 @@ def test_prune_keeps_what_waits_and_what_ended_lately(topic: str, conn: Connecti
     assert conn.execute("SELECT array_agg(DISTINCT partition) FROM dead_letters").fetchone() == ([1],)
     conn.execute("UPDATE dead_letters SET discarded_at = NULL, discard_reason = NULL")  # nobody decided yet
     assert run_program(*COMMAND, "prune", "--days", "7")[1] == "0 letters deleted\n"
+
+
+def test_whoever_reads_may_stop_reading(conn: Connection, database_url: str) -> None:
+    conn.execute(
+        'INSERT INTO dead_letters (group_id, topic, topic_id, partition, "offset", value, error_class, reason)'
+        " SELECT 'g', 't', 'i', 0, n, convert_to(repeat('x', 100000), 'UTF8'), 'syntax', 'no JSON'"
+        " FROM generate_series(1, 5) AS n"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", *COMMAND, "export"],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": database_url},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")

@@ -1,12 +1,15 @@
 """Replays of dead letters: into the same exact transaction as a live batch, once, beside everything else."""
 
-from datetime import timedelta
+from datetime import date, timedelta
 
 import psycopg
 import pytest
 
+from backfill.verdict import Verdict
+from backfill.verify import Verifier
 from consumer.database import is_transient
 from consumer.rollup.rebuild import Result
+from consumer.rollup.registry import REGISTRY
 from consumer.rollup.statements import STATEMENTS
 from tests.fixtures.letters import ends, outcomes, replay_letters, waiting, wrapped
 from tests.fixtures.rollup import NOON, TODAY, Day, Outcomes, Rollup, make_event, message_value
@@ -170,10 +173,17 @@ def test_dead_by_the_clock_and_rebuilt_since_it_is_no_drift(paris: Rollup) -> No
     assert outcomes(replay_letters(paris)) == ["late"]
     assert paris.table() == exact
     assert paris.day(soon.created_at.date()) == Day("Europe/Paris", closed=True, stale=True, events=2)
+    assert verdict(paris, soon.created_at.date()) is Verdict.BEHIND
     (rebuilt,) = paris.rebuild_stale()
     assert (rebuilt.result, rebuilt.changed) == (Result.REBUILT, 0)
     assert paris.day(soon.created_at.date()) == Day("Europe/Paris", closed=True, stale=False, events=2)
+    assert verdict(paris, soon.created_at.date()) is Verdict.EXACT
     assert not paris.late()
+
+
+def verdict(rollup: Rollup, day: date) -> Verdict:
+    """What verifying account 42's day says."""
+    return Verifier(rollup.conn, REGISTRY, rollup.open_days).look(42, day, rollup.now_us).verdict
 
 
 def test_replayed_before_its_day_closes_it_is_no_drift_either(paris: Rollup) -> None:
