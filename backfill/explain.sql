@@ -104,7 +104,12 @@ FROM rollup FULL JOIN raw USING (dimension_type, dimension_id, metric)
 ORDER BY dimension_type, dimension_id, metric;
 
 -- name: event_in_raw
-SELECT r.account_id, r.name, r.created_at, r.value, r.value_in_business_hours FROM reporting_events AS r
+-- PostgreSQL knows instants that no other calendar does (infinity, BC): those come as text alone.
+SELECT
+    r.account_id, r.name,
+    CASE WHEN r.created_at BETWEEN '0001-01-01' AND '9999-12-31' THEN r.created_at END, r.created_at::text,
+    r.value, r.value_in_business_hours
+FROM reporting_events AS r
 WHERE r.id = %(event)s;
 
 -- name: event_bits

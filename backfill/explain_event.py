@@ -13,6 +13,7 @@ from backfill.explain_day import DayRow, account_of, bounds, day_of, raw_bounds,
 from backfill.letters import Letter, Unreadable, letters_naming, unreadable
 from backfill.snapshot import Connection
 from consumer.handlers import handler_for
+from consumer.handlers.timestamps import EARLIEST_US, MAX_AHEAD_US
 from consumer.rollup.bitmap import REBUILD_SHARD
 from consumer.rollup.counted import CHUNK, CHUNK_BITS
 from consumer.rollup.days import EPOCH, day_date, local_day
@@ -33,6 +34,8 @@ class Fate(StrEnum):
     """Its message cannot be an event."""
     NO_TIMEZONE = "skipped: no time zone"
     UNKNOWN_NAME = "skipped: unknown name"
+    OUT_OF_RANGE = "out of range"
+    """The created_at of its raw row lies where no message may have it, before 2000 or more than a day ahead."""
     INVALID = "left out: invalid"
     """A raw row that no message could have."""
     NOT_YET = "not counted yet"
@@ -42,11 +45,18 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RawRow:
-    """The event in the raw table. `invalid`: why it is left out, if it is."""
+    """The event in the raw table.
+
+    Attributes:
+        created_at: None where only PostgreSQL's calendar has it.
+        out_of_range: created_at as PostgreSQL writes it, if no message may have it.
+        invalid: why the row is left out, if it is.
+    """
 
     account_id: int
     name: str
-    created_at: datetime
+    created_at: datetime | None
+    out_of_range: str | None
     invalid: str | None
 
 
@@ -87,7 +97,7 @@ class EventExplained:
         event_id: the event.
         fate: in one word; see `Fate`.
         raw: its raw row; None if there is none.
-        day: where it lies; None without a raw row or a time zone.
+        day: where it lies; None without a raw row or a time zone, or out of range.
         bits: who has set its bit in counted_events.
         late: where it waits for a rebuild.
         dead_letters: those that name it.
@@ -107,7 +117,7 @@ class EventExplained:
 def explain_event(conn: Connection, registry: Registry, event_id: int, now_us: int) -> EventExplained:
     """Explain an event. Raises RollupError where there is no table of raw events."""
     key = {"event": event_id, "chunk": event_id >> CHUNK_BITS, "bit": event_id & (CHUNK - 1)}
-    raw = _raw(conn, key)
+    raw = _raw(conn, key, now_us)
     day = _day(conn, registry, raw) if raw else None
     bits = [
         Bit(_owner(shard, group, topic, partition), last_day)
@@ -147,6 +157,8 @@ def _fate(
         return Fate.WAITING if late else Fate.DEAD
     if raw is None:
         return Fate.NEVER_SEEN
+    if raw.out_of_range:
+        return Fate.OUT_OF_RANGE
     if not eligible:
         return Fate.INVALID if raw.name in registry.event_names else Fate.UNKNOWN_NAME
     return Fate.NO_TIMEZONE if day is None else Fate.NOT_YET
@@ -158,19 +170,21 @@ def _has_all_of_raw(day: EventDay) -> bool:
     return row is not None and row.timezone == day.timezone and row.events is not None and row.events == day.raw_events
 
 
-def _raw(conn: Connection, key: dict[str, int]) -> RawRow | None:
+def _raw(conn: Connection, key: dict[str, int], now_us: int) -> RawRow | None:
     row = conn.execute(STATEMENTS["event_in_raw"], key).fetchone()
     if row is None:
         return None
-    account_id, name, created_at, value, business = row
-    return RawRow(account_id, name, utc(created_at), why_invalid(value, business) or None)
+    account_id, name, created_at, written, value, business = row
+    created_at = created_at and utc(created_at)
+    possible = created_at and EARLIEST_US <= _microseconds(created_at) <= now_us + MAX_AHEAD_US
+    return RawRow(account_id, name, created_at, None if possible else written, why_invalid(value, business) or None)
 
 
 def _day(conn: Connection, registry: Registry, raw: RawRow) -> EventDay | None:
     timezone = account_of(conn, raw.account_id).timezone
-    if timezone is None:
+    if timezone is None or raw.created_at is None or raw.out_of_range:
         return None
-    number = local_day(timezone, (raw.created_at.replace(tzinfo=None) - EPOCH) // MICROSECOND)
+    number = local_day(timezone, _microseconds(raw.created_at))
     on = day_date(number)
     row = day_of(conn, raw.account_id, on)
     count = None
@@ -179,6 +193,10 @@ def _day(conn: Connection, registry: Registry, raw: RawRow) -> EventDay | None:
         within = raw_bounds(conn, *bounds(timezone, on))
         [(count,)] = conn.execute(STATEMENTS["valid_events_of_day"], {**asked, **within}).fetchall()
     return EventDay(raw.account_id, on, timezone, row, count)
+
+
+def _microseconds(utc: datetime) -> int:
+    return (utc.replace(tzinfo=None) - EPOCH) // MICROSECOND
 
 
 def _owner(shard: int, group: str | None, topic: str | None, partition: int | None) -> str:

@@ -48,7 +48,10 @@ def print_event(found: EventExplained, out: TextIO | None = None) -> None:
     raw = found.raw
     facts: list[tuple[str, object]] = [("fate", found.fate), ("counted by", ", ".join(bit.by for bit in found.bits))]
     if raw:
-        facts += [("raw row", f"{raw.name} of account {raw.account_id}"), ("created at", raw.created_at)]
+        facts += [
+            ("raw row", f"{raw.name} of account {raw.account_id}"),
+            ("created at", raw.out_of_range or raw.created_at),
+        ]
     if found.day:
         state = found.day.row.state if found.day.row else "never seen"
         facts += [("day", f"{found.day.date} ({found.day.timezone})"), ("state of the day", state)]

@@ -69,6 +69,11 @@ def event_sentences(found: EventExplained) -> Iterator[str]:
             yield f"Its raw row is good: `python -m backfill {where}` counts it."
     elif found.fate is Fate.UNKNOWN_NAME and raw:
         yield f"No metric is fed by {raw.name!r}: the registry does not name it."
+    elif found.fate is Fate.OUT_OF_RANGE and raw:
+        yield (
+            f"Its created_at is {raw.out_of_range}: no message may lie before 2000 or more than a day ahead, so it is "
+            "on no day. Correct the raw row, then rebuild the day that it lies on."
+        )
     elif found.fate is Fate.INVALID and raw:
         yield f"Its {raw.invalid}: no message could have that, so it is left out of every count."
     elif found.fate is Fate.NO_TIMEZONE and raw:
@@ -91,6 +96,8 @@ def event_sentences(found: EventExplained) -> Iterator[str]:
 def _counted(found: EventExplained) -> Iterator[str]:
     if found.day:
         yield f"It is in the numbers of {found.day.date} of account {found.day.account_id}{_but(found.day)}."
+    elif found.raw and found.raw.out_of_range:
+        yield f"Its raw row says {found.raw.out_of_range} by now, which no message may have: its day cannot be told."
     elif found.raw:
         yield f"It was counted while account {found.raw.account_id} had a time zone; it has none now."
     else:

@@ -12,7 +12,7 @@ from datetime import date, timedelta
 from typing import Final
 
 from backfill.dialogue import ask, confirm, on_terminal, politely, say, whole_number
-from backfill.selection import AHEAD_DAYS, EARLIEST, DateRange
+from backfill.selection import AHEAD_DAYS, EARLIEST, DateRange, possible_instants
 from backfill.zone_change import LEAST_ACCOUNT, MOST_ACCOUNT, connection, timezone_of
 from consumer.rollup.days import day_date, local_day
 from consumer.rollup.registry import REGISTRY
@@ -131,7 +131,8 @@ def choose(settings: DatabaseSettings) -> Chosen:
 def _raw_range(settings: DatabaseSettings, text: str) -> RawRange:
     """The raw events of an account that somebody entered; raises ValueError if none of its days can be rebuilt."""
     account = whole_number("an account id", LEAST_ACCOUNT, MOST_ACCOUNT)(text)
-    parameters = {"account": account, "names": list(REGISTRY.event_names)}
+    present_us = time.time_ns() // 1000
+    parameters = {"account": account, "names": list(REGISTRY.event_names), **possible_instants(present_us)}
     with connection(settings) as conn:
         timezone = timezone_of(conn, account)
         if timezone is None:
@@ -143,7 +144,6 @@ def _raw_range(settings: DatabaseSettings, text: str) -> RawRange:
     if row is None or not row[0]:
         raise ValueError(f"account {account} has no raw events in reporting_events: enter another account")
     events, first_us, last_us = row
-    present_us = time.time_ns() // 1000
     first, last, today = (day_date(local_day(timezone, us)) for us in (first_us, last_us, present_us))
     return RawRange(account, timezone, events, max(first, EARLIEST), last, today)
 

@@ -11,7 +11,8 @@ import psycopg
 
 from backfill.statements import STATEMENTS
 from consumer.errors import RollupError
-from consumer.rollup.days import day_date, is_known, local_day
+from consumer.handlers.timestamps import EARLIEST_US, MAX_AHEAD_US
+from consumer.rollup.days import day_date, instant, is_known, local_day
 from consumer.rollup.registry import REGISTRY, Registry
 
 EARLIEST = date(1999, 12, 31)
@@ -118,8 +119,8 @@ def resolve(conn: psycopg.Connection, selection: Selection, now_us: int, registr
     today = {name: day_date(local_day(name, now_us)) for name in set(timezones.values())}
     days: set[tuple[date, int]] = set()
     if selection.dates is None:
-        names = list(registry.event_names)
-        found = conn.execute(STATEMENTS["first_raw_events"], {"accounts": list(timezones), "names": names})
+        where = {"accounts": list(timezones), "names": list(registry.event_names), **possible_instants(now_us)}
+        found = conn.execute(STATEMENTS["first_raw_events"], where)
         for account, first_us in found:
             name = timezones[account]
             since = DateRange(max(EARLIEST, day_date(local_day(name, first_us))), -1)
@@ -129,6 +130,12 @@ def resolve(conn: psycopg.Connection, selection: Selection, now_us: int, registr
             days |= {(day, account) for one in selection.dates for day in one.dates(today[name])}
     missing = [account for account in selection.accounts or () if account not in timezones and account not in unknown]
     return Resolved([(account, day) for day, account in sorted(days)], timezones, missing, unknown)
+
+
+def possible_instants(now_us: int) -> dict[str, datetime]:
+    """The `earliest` and `latest` created_at that a message may have, as parameters of statements. Raw rows that lie
+    elsewhere (a lost clock, `infinity`, BC) cannot have been counted, and would stretch ranges beyond all calendars."""
+    return {"earliest": instant(EARLIEST_US), "latest": instant(now_us + MAX_AHEAD_US)}
 
 
 def _endpoint(text: str, whole: str) -> Endpoint:

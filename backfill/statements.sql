@@ -6,7 +6,8 @@ WHERE reporting_timezone IS NOT NULL AND (%(accounts)s::int[] IS NULL OR account
 ORDER BY account_id;
 
 -- name: first_raw_events
--- The first raw event of each account, in microseconds since 1970: one look into the index for each event name.
+-- The first raw event of each account, in microseconds since 1970: one look into the index for each event name. Rows
+-- outside of the instants that a message may have are passed over: they are on no day that exists.
 SELECT a.account_id, min(e.first_us)
 FROM unnest(%(accounts)s::int[]) AS a(account_id)
 CROSS JOIN unnest(%(names)s::text[]) AS n(name)
@@ -14,6 +15,7 @@ CROSS JOIN LATERAL (
     SELECT (extract(epoch FROM r.created_at) * 1000000)::bigint AS first_us
     FROM reporting_events AS r
     WHERE r.account_id = a.account_id AND r.name = n.name
+        AND r.created_at >= %(earliest)s AND r.created_at <= %(latest)s
     ORDER BY r.created_at LIMIT 1
 ) AS e
 GROUP BY a.account_id
