@@ -4,10 +4,12 @@ import os
 import sys
 from typing import Annotated
 
+import psycopg
 import structlog
 from cyclopts import App, Parameter
 
 from consumer import __version__, check, command_line, logs
+from consumer.access import refused_by_database
 from consumer.dead_letters.commands import app as dead_letters
 from consumer.errors import RollupError
 from consumer.logs import Event
@@ -28,7 +30,7 @@ def run() -> int:
     """Consume until SIGTERM or Ctrl-C (the default command).
 
     Exit codes: 0 stopped, 1 unexpected error, 2 wrong configuration, 3 schema, 4 topic, 5 offset gap,
-    6 dead-letter flood, 7 fenced.
+    6 dead-letter flood, 7 fenced, 8 refused by Kafka or PostgreSQL.
     """
     settings = Settings.load()
     logs.configure(settings.log_level, settings.log_format)
@@ -41,6 +43,9 @@ def run() -> int:
         log.error(Event.FAILED, message=str(error), exit_code=error.exit_code)
         return error.exit_code
     except Exception as error:
+        if isinstance(error, psycopg.Error) and (refusal := refused_by_database(error)):
+            log.error(Event.FAILED, message=str(refusal), exit_code=refusal.exit_code)
+            return refusal.exit_code
         log.exception(Event.FAILED, message=f"{type(error).__name__}: {error}", exit_code=1)
         return 1
     return 0

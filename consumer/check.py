@@ -11,6 +11,7 @@ from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
 from consumer import database
+from consumer.access import Refusals
 from consumer.errors import RollupError
 from consumer.handlers import handler_for
 from consumer.rollup.days import tzdata_version, zone_names
@@ -61,11 +62,16 @@ def _findings(timeout: float) -> Iterator[Finding]:
 
 def _kafka(settings: Settings, timeout: float, silent: logging.Logger) -> Iterator[Finding]:
     servers = settings.kafka_bootstrap_servers
+    refusals = Refusals()
+    admin = AdminClient(connection_properties(settings.kafka_properties()), logger=silent, error_cb=refusals)
     try:
-        admin = AdminClient(connection_properties(settings.kafka_properties()), logger=silent)
         cluster = admin.list_topics(timeout=timeout)
     except KafkaException as error:
-        yield False, "broker", f"{servers} does not answer: {error.args[0].str()}. Check KAFKA_BOOTSTRAP_SERVERS"
+        admin.poll(0)  # it only tells in here why it could not connect
+        if refusal := refusals.error():
+            yield False, "broker", f"{servers}: {refusal}"
+        else:
+            yield False, "broker", f"{servers} does not answer: {error.args[0].str()}. Check KAFKA_BOOTSTRAP_SERVERS"
         return
     yield True, "broker", f"{servers} answers, {len(cluster.brokers)} in the cluster"
     topics = [topic.topic for topic in settings.kafka_topics]

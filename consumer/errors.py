@@ -4,10 +4,11 @@
     ├── ConfigurationError     the operator: a setting is wrong                              exit 2
     ├── WrongUse               whoever typed it: a command asks for what does not exist      exit 2
     ├── SchemaError            the operator: migrations are missing, or newer than the code  exit 3
-    ├── TopicError             the operator: a topic is missing or may not be read           exit 4
+    ├── TopicError             the operator: a topic is missing                              exit 4
     ├── OffsetGapError         the operator: stored offsets do not fit the topic             exit 5
     ├── DeadLetterFlood        the operator: too many messages cannot be events              exit 6
     ├── FencedError            the operator: two processes have one KAFKA_GROUP_INSTANCE_ID  exit 7
+    ├── AccessError            the operator: Kafka or PostgreSQL does not let us in          exit 8
     └── RetryBatch             nobody: roll back, and do what the subclass says
         ├── OffsetConflict     partitions were taken over, or the database went back in time
         └── SettingsChanged    accounts' settings moved on: aggregate again
@@ -43,7 +44,7 @@ class SchemaError(RollupError):
 
 
 class TopicError(RollupError):
-    """A configured topic does not exist or may not be read."""
+    """A configured topic does not exist."""
 
     exit_code = 4
 
@@ -65,6 +66,12 @@ class FencedError(RollupError):
     """Another process joined the group with this one's `group.instance.id` and has its partitions now."""
 
     exit_code = 7
+
+
+class AccessError(RollupError):
+    """Kafka or PostgreSQL answers and refuses us: credentials, certificates or rights have to change."""
+
+    exit_code = 8
 
 
 class RetryBatch(RollupError):  # noqa: N818 - not an error to whoever reads the log

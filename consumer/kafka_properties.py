@@ -57,6 +57,12 @@ DEFAULTS = (
         "cooperative-sticky",
         "A rebalance stops only the partitions that move. Left out with `group.protocol=consumer`.",
     ),
+    Property(
+        "reconnect.backoff.ms",
+        500,
+        "While no broker lets us in, the client connects twice as often as this says, and waits no longer with each "
+        "failure: at the default of 100 twenty times a second.",
+    ),
     Property("allow.auto.create.topics", "false", "A misspelt topic is an error, not a new empty topic."),
     Property("client.id", "reporting-rollup", "What broker logs and quotas call this program."),
 )

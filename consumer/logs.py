@@ -10,6 +10,7 @@ and librdkafka say takes the same way, under the words `library` and `kafka_clie
 import logging
 import re
 import sys
+import time
 from collections.abc import Mapping, MutableMapping
 from enum import StrEnum
 from typing import Any
@@ -21,6 +22,13 @@ HIDDEN = "***"
 
 KAFKA_LOGGER = "librdkafka"
 """Name of the logger to hand to the Kafka client: `Consumer(properties, logger=logging.getLogger(KAFKA_LOGGER))`."""
+
+REPEAT_SECONDS = 60.0
+"""How often the same line of librdkafka's is written; `repeated` counts the others."""
+
+_MOST_TEXTS = 1_000
+_CHANGING = re.compile(r" \(after \d+ms in state [^)]*\)|^\w+ \[[^\]]*\] \[thrd:[^\]]*\]: ")
+"""What differs between two lines that say the same: durations, and who says it."""
 
 
 class Event(StrEnum):
@@ -57,7 +65,10 @@ class Event(StrEnum):
     RESUMED = "resumed", "Reading goes on."
     DATABASE_LOST = "database_lost", "The connection to PostgreSQL is gone; connecting again goes on by itself."
     DATABASE_BACK = "database_back", "PostgreSQL answers again."
-    KAFKA_CLIENT = "kafka_client", "A line of librdkafka's own; its text is in `message`."
+    KAFKA_CLIENT = (
+        "kafka_client",
+        "A line of librdkafka's own, in `message`; the same one at most once a minute.",
+    )
     LIBRARY = "library", "A line of another library; its text is in `message`."
 
 
@@ -110,12 +121,38 @@ def _hide(_: object, __: str, fields: EventDict) -> EventDict:
 def _name_library_line(_: object, __: str, fields: EventDict) -> EventDict:
     record = fields["_record"]
     word = Event.KAFKA_CLIENT if record.name == KAFKA_LOGGER else Event.LIBRARY
-    return {**fields, "message": fields["event"], "logger": record.name, "event": word}
+    repeated = {"repeated": record.repeated} if "repeated" in record.__dict__ else {}
+    return {**fields, "message": fields["event"], "logger": record.name, "event": word, **repeated}
 
 
 def _lead_with_time_level_event(_: object, __: str, fields: EventDict) -> EventDict:
     first: MutableMapping[str, Any] = {k: fields.pop(k) for k in ("timestamp", "level", "event") if k in fields}
     return {**first, **fields}
+
+
+class _Repeats(logging.Filter):
+    """Lets a line of librdkafka's through once a minute, and says how often it came meanwhile: while a broker is away,
+    or refuses us, the client says so at every attempt to connect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: dict[str, tuple[float, int]] = {}  # when it was last let through, how often it came since
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name != KAFKA_LOGGER:
+            return True
+        text = _CHANGING.sub("", record.getMessage())
+        now = time.monotonic()
+        at, count = self._seen.get(text, (now - REPEAT_SECONDS, 0))
+        if now - at < REPEAT_SECONDS:
+            self._seen[text] = (at, count + 1)
+            return False
+        if len(self._seen) >= _MOST_TEXTS:
+            self._seen.clear()
+        self._seen[text] = (now, 0)
+        if count:
+            record.__dict__["repeated"] = count
+        return True
 
 
 def configure(level: str = "info", style: str = "json") -> None:
@@ -149,6 +186,7 @@ def configure(level: str = "info", style: str = "json") -> None:
             ],
         )
     )
+    handler.addFilter(_Repeats())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())

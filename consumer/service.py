@@ -18,6 +18,7 @@ from confluent_kafka import KafkaException, Message
 from prometheus_client import CollectorRegistry
 
 from consumer import database
+from consumer.access import refused_by_database
 from consumer.assignment import Assignment
 from consumer.errors import OffsetGapError
 from consumer.flood import Excess, before, flood
@@ -75,7 +76,7 @@ class Service:
         """Consume until SIGTERM or SIGINT.
 
         Raises:
-            SchemaError, TopicError, OffsetGapError, DeadLetterFlood: somebody must act.
+            SchemaError, TopicError, AccessError, OffsetGapError, DeadLetterFlood, FencedError: somebody must act.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -116,6 +117,8 @@ class Service:
                 # Briefly, since a signal is only noticed in between; the client goes on connecting meanwhile.
                 self._source.topic_ids(timeout=2)
             except psycopg.Error as error:
+                if refusal := refused_by_database(error):
+                    raise refusal from error
                 if not database.is_transient(error):
                     raise
                 log.warning(Event.DATABASE_LOST, message=str(error).strip())

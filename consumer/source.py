@@ -14,6 +14,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from consumer.access import Refusals, refused_topic
 from consumer.errors import ConfigurationError, FencedError, OffsetGapError, TopicError
 from consumer.rollup.batch import Partition
 
@@ -50,7 +51,8 @@ class Source:
     ) -> None:
         self._properties = properties
         self._consumer = make_consumer(properties, logger)
-        self._admin = AdminClient(connection_properties(properties), logger=logger)
+        self._refusals = Refusals()
+        self._admin = AdminClient(connection_properties(properties), logger=logger, error_cb=self._refusals)
         self._topics = list(topics)
         self._logger = logger
         self._leaving = leaving
@@ -79,16 +81,20 @@ class Source:
         """Each topic's id, which changes when a topic is deleted and made again. Asks a broker, for `timeout` seconds.
 
         Raises:
-            TopicError: a topic is missing, or we may not read it.
+            TopicError: a topic is missing.
+            AccessError: we may not read it, or no broker let us in.
             KafkaException: no broker answered.
         """
+        self._admin.poll(0)
+        self._refusals.clear()
         described = self._admin.describe_topics(TopicCollection(self._topics), request_timeout=timeout)
         ids = {}
         for topic, future in described.items():
             try:
                 ids[topic] = str(future.result().topic_id)
             except KafkaException as error:
-                raise _topic_error(topic, error) from error
+                self._admin.poll(0)  # it only tells in here why it could not connect
+                raise _topic_error(topic, error, self._refusals) from error
         return ids
 
     def changed_topic(self, known: Mapping[str, str]) -> str | None:
@@ -142,7 +148,7 @@ class Source:
         enough messages at hand it does not wait. Rebalances happen in here.
 
         Raises:
-            OffsetGapError, TopicError, FencedError: reading can't go on without the operator.
+            OffsetGapError, TopicError, AccessError, FencedError: reading can't go on without the operator.
             KafkaException: a fatal error of the client.
         """
         if self._join_again_at is not None:
@@ -241,13 +247,10 @@ class Source:
                     f"{name}: {error.str()}. Events between the stored offset and the log's start are gone from the "
                     "topic: set ON_OFFSET_GAP=reset to go on from the log's start, then rebuild the days they lie on"
                 )
-            if error.code() in {
-                KafkaError.UNKNOWN_TOPIC_OR_PART,
-                KafkaError._UNKNOWN_TOPIC,
-                KafkaError.TOPIC_AUTHORIZATION_FAILED,
-                KafkaError.GROUP_AUTHORIZATION_FAILED,
-            }:
-                raise TopicError(f"{message.topic()}: {error.str()}. Create the topic, or allow this user to read it")
+            if refusal := refused_topic(f"topic {message.topic()!r}", error):
+                raise refusal
+            if error.code() in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:
+                raise TopicError(f"{message.topic()}: {error.str()}. Create the topic, or name another in KAFKA_TOPICS")
             self._logger.warning("%s: %s", name, error.str())
         return [m for m in messages if m.error() is None]
 
@@ -307,10 +310,8 @@ def connection_properties(properties: Mapping[str, str | int]) -> dict[str, str 
     return {name: value for name, value in properties.items() if name.startswith(prefixes)}
 
 
-def _topic_error(topic: str, error: KafkaException) -> Exception:
+def _topic_error(topic: str, error: KafkaException, refusals: Refusals) -> Exception:
     code = error.args[0].code()
     if code in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:
         return TopicError(f"topic {topic!r} does not exist: create it, or name another in KAFKA_TOPICS")
-    if code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-        return TopicError(f"topic {topic!r} may not be read by this user: grant DESCRIBE and READ")
-    return error
+    return refused_topic(f"topic {topic!r}", error.args[0]) or refusals.error() or error

@@ -59,16 +59,29 @@ class Kafka(Server):
 
     `properties` go over `PROPERTIES`. Warnings are logged to `folder`/kafka.log, what Java prints to
     `folder`/kafka.out. Its first start of all takes half a minute more, once on a machine.
+
+    `secure` adds a second listener of that protocol (SSL, SASL_SSL or SASL_PLAINTEXT), whose certificates come with
+    `properties`; `scram` are its users' passwords for SCRAM-SHA-512. The plain one stays, for us: its user is
+    User:ANONYMOUS.
     """
 
     title = "Kafka"
     abandon_signal = signal.SIGKILL
 
     def __init__(
-        self, folder: Path, port: int | None = None, properties: Mapping[str, str] = MappingProxyType({})
+        self,
+        folder: Path,
+        port: int | None = None,
+        properties: Mapping[str, str] = MappingProxyType({}),
+        *,
+        secure: str | None = None,
+        scram: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         super().__init__(folder, port, ("kafka.log", "kafka.out"))
         self.log, self.output = self._logs
+        self._secure = secure
+        self._secure_port = free_port() if secure else 0
+        self._scram = scram
         self._properties = {**PROPERTIES, **properties}
         self._java_options: Sequence[str] | None = None  # None: those that make it start quickly
 
@@ -76,6 +89,13 @@ class Kafka(Server):
     def bootstrap(self) -> str:
         """The address for `bootstrap.servers`."""
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def secure_bootstrap(self) -> str:
+        """The address of the secure listener; `LocalError` if there is none."""
+        if not self._secure:
+            raise LocalError("this Kafka has no secure listener: make it with secure=SSL, for example")
+        return f"127.0.0.1:{self._secure_port}"
 
     def stop(self) -> None:
         """Shut down in good order: logs are flushed, group members see the broker go."""
@@ -89,12 +109,27 @@ class Kafka(Server):
 
     def _launch(self, port: int) -> Process:
         controller = free_port()
-        properties = self._properties | {
-            "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
-            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
-            "log.dirs": str(self.folder / "data"),
-        }
+        listeners = [f"PLAINTEXT://127.0.0.1:{port}"]
+        if self._secure:
+            listeners.append(f"{self._secure}://{self.secure_bootstrap}")
+        login = {}
+        if self._secure and self._scram:
+            module = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+            login["sasl.enabled.mechanisms"] = "SCRAM-SHA-512"
+            login[f"listener.name.{self._secure.lower()}.scram-sha-512.sasl.jaas.config"] = module
+        protocols = ("PLAINTEXT", "SSL", "SASL_SSL", "SASL_PLAINTEXT")
+        properties = (
+            login
+            | self._properties
+            | {
+                "listeners": ",".join([*listeners, f"CONTROLLER://127.0.0.1:{controller}"]),
+                "advertised.listeners": ",".join(listeners),
+                "listener.security.protocol.map": ",".join(["CONTROLLER:PLAINTEXT", *(f"{p}:{p}" for p in protocols)]),
+                "inter.broker.listener.name": "PLAINTEXT",
+                "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+                "log.dirs": str(self.folder / "data"),
+            }
+        )
         configuration = self.folder / "server.properties"
         configuration.write_text("".join(f"{k}={_escaped(v)}\n" for k, v in properties.items()))
         if not (self.folder / "data/meta.properties").exists():
@@ -116,10 +151,11 @@ class Kafka(Server):
     def _format(self, configuration: Path) -> None:
         # After "=", since it may begin with "-".
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        users = [f"SCRAM-SHA-512=[name={name},password={password}]" for name, password in self._scram.items()]
         tool = ("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", configuration)
         with self.output.open("ab") as output:
             code = subprocess.run(
-                [*self._java(), *tool],
+                [*self._java(), *tool, *(word for user in users for word in ("--add-scram", user))],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -173,3 +173,32 @@ def test_a_line_is_out_while_the_process_goes_on() -> None:
         child.stdin.close()
     assert line["event"] == "started"
     assert child.returncode == 0
+
+
+def test_a_line_that_librdkafka_repeats_is_written_once_a_minute(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now)
+    logs.configure()
+    kafka, other = logging.getLogger(KAFKA_LOGGER), logging.getLogger("other")
+    for client in (1, 2, 3):
+        for broker in (1, 2):
+            kafka.error(
+                "FAIL [rdkafka#%s] [thrd:b:%s]: b:%s: refused (after %dms in state X)", client, broker, broker, client
+            )
+        other.warning("refused")
+    first, second, *others = lines(capsys)
+    assert "b:1: refused" in first["message"]
+    assert "b:2: refused" in second["message"]
+    assert [line["event"] for line in others] == ["library"] * 3
+    now += logs.REPEAT_SECONDS
+    kafka.error("FAIL [rdkafka#1] [thrd:b:1]: b:1: refused (after 7ms in state X)")
+    [line] = lines(capsys)
+    assert line["repeated"] == 2
+    now += logs.REPEAT_SECONDS
+    kafka.error("FAIL [rdkafka#1] [thrd:b:1]: b:1: refused (after 8ms in state X)")
+    assert "repeated" not in lines(capsys)[0]
+    for number in range(5_000):  # memory is bounded, and what is new is always written
+        kafka.error("number %d", number)
+    assert len(lines(capsys)) == 5_000
