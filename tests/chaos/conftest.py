@@ -23,6 +23,8 @@ from tests.fixtures.services import MakeTopic
 
 SEEDS = 2
 """Seeds of a run that names none."""
+TIMEOUT_SECONDS = 300
+"""Of a scenario, which takes 10 to 20 s on a machine that has nothing else to do."""
 FOLDER = Path(__file__).parent
 
 
@@ -44,6 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if FOLDER in item.path.parents:
             item.add_marker("chaos")
+            item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
 
 
 @pytest.hookimpl(wrapper=True)

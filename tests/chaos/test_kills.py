@@ -80,7 +80,6 @@ class Assassin:
         return piece.to_server and (piece.step >= self._step or piece.label == COMMIT)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_consumers_are_killed_at_named_points(world: World, stack: ExitStack, protocol: str) -> None:
     members = PROTOCOLS[protocol]

@@ -83,8 +83,8 @@ def test_a_schema_that_is_not_there_yet_and_one_that_has_moved_on(make_world: Ma
     migrate_twice_at_once(empty_url, MIGRATIONS)
 
     world.begin()
-    for _ in range(2):
-        world.start()
+    for consumer in [world.start() for _ in range(2)]:
+        consumer.wait_for_log("started")
     world.until_read(100)
     # A contract migration: those that run go on to their end, those that start are refused.
     world.conn.execute("UPDATE rollup_control SET needs_code = %s", (CODE + 1,))
