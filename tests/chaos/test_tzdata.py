@@ -3,10 +3,10 @@
 import re
 import shutil
 from datetime import date
+from importlib import resources
 from pathlib import Path
 
 import pytest
-import tzdata
 
 from tests.chaos.world import World
 from tests.fixtures.events import ZONES
@@ -20,7 +20,7 @@ STAND_INS = {"Europe/Berlin": "Europe/Istanbul", "Asia/Kolkata": "Asia/Dhaka", "
 def older_tzdata(tmp_path: Path) -> Path:
     """A folder for PYTHONPATH with a tzdata that is wrong about some zones."""
     folder = tmp_path / "site"
-    shutil.copytree(Path(tzdata.__file__).parent, folder / "tzdata")
+    shutil.copytree(Path(str(resources.files("tzdata"))), folder / "tzdata")
     zones = folder / "tzdata" / "zoneinfo"
     for name, stand_in in STAND_INS.items():
         shutil.copyfile(zones / stand_in, zones / name)
