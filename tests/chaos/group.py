@@ -1,5 +1,7 @@
 """Both rebalance protocols, with timeouts so short that a scenario sees a member given up."""
 
+import pytest
+from _pytest.mark import ParameterSet
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource  # type: ignore[attr-defined]
 
 SESSION_MS = 2_000
@@ -12,6 +14,11 @@ PROTOCOLS: dict[str, Variables] = {
     "consumer": {"KAFKA_GROUP_PROTOCOL": "consumer"},
 }
 """Settings of a member, by `group.protocol`. With `consumer` the broker decides the timeouts: see `quicken`."""
+
+
+def one_is_quick(name: str) -> list[ParameterSet]:
+    """Both protocols for `parametrize`; that one is in the selection that runs for every change."""
+    return [pytest.param(each, marks=pytest.mark.quick if each == name else ()) for each in PROTOCOLS]
 
 
 def quicken(bootstrap: str, group: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.conftest import MakeWorld
-from tests.chaos.group import PROTOCOLS
+from tests.chaos.group import PROTOCOLS, one_is_quick
 from tests.chaos.world import World
 from tests.fixtures.processes import Program
 
@@ -48,8 +48,7 @@ class Rebuilding:
             self._program.kill()
 
 
-@pytest.mark.quick
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", one_is_quick("classic"))
 def test_rebuilds_and_consumers_are_killed_while_time_zones_change(
     make_world: MakeWorld, protocol: str, tmp_path: Path
 ) -> None:

@@ -2,15 +2,14 @@
 
 import pytest
 
-from tests.chaos.group import PROTOCOLS
+from tests.chaos.group import PROTOCOLS, one_is_quick
 from tests.chaos.world import World
 
 TURNS = 8
 MOST_MEMBERS = 4
 
 
-@pytest.mark.quick
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", one_is_quick("consumer"))
 def test_members_join_and_leave_every_second(world: World, protocol: str) -> None:
     members = PROTOCOLS[protocol]
     world.begin()
