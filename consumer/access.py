@@ -20,6 +20,10 @@ _KAFKA_ADVICE = {
 _WITHOUT_ANSWER = "Failed to acquire SASL OAUTHBEARER token"
 """An identity provider that is away is reported as a failed authentication, too."""
 
+_TLS_ALERT = re.compile(r"SSL routines.* alert (bad certificate|certificate|unknown ca|access denied)")
+"""With TLS 1.3 a broker tells what it thinks of our certificate when we believe to be connected, so that librdkafka
+speaks of a connection that was lost."""
+
 _TIME_SPENT = re.compile(r" \(after \d+ms in state \w+[^)]*\)$")
 
 _POSTGRESQL_REFUSALS = re.compile(
@@ -49,8 +53,9 @@ class Refusals:
     def __call__(self, error: KafkaError) -> None:
         """Take note of an error of the client."""
         text = error.str()
-        if error.code() in _KAFKA_ADVICE and _WITHOUT_ANSWER not in text:
-            self._code, self._text = error.code(), _TIME_SPENT.sub("", text)
+        code = KafkaError._SSL if _TLS_ALERT.search(text) else error.code()
+        if code in _KAFKA_ADVICE and _WITHOUT_ANSWER not in text:
+            self._code, self._text = code, _TIME_SPENT.sub("", text)
 
     def clear(self) -> None:
         """Forget what was: only what happens from now on counts."""

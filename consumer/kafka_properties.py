@@ -1,8 +1,8 @@
 """Which librdkafka properties we set, which the operator may set, and which would break the promise.
 
 Properties come from the environment: `KAFKA_FETCH_WAIT_MAX_MS=20` is `fetch.wait.max.ms=20`. Names and values that
-are not in the tables below are librdkafka's business: it refuses what it does not know. Pure but for reading the
-files that hold secrets; it knows nothing of consumers or topics.
+are not in the tables below are librdkafka's business: it refuses what it does not know. Pure but for looking at
+files that are named; it knows nothing of consumers or topics.
 """
 
 import re
@@ -94,6 +94,11 @@ CLASSIC_ONLY = (
 )
 """With `group.protocol=consumer` the broker decides these."""
 
+FILES = frozenset(
+    {"ssl.ca.location", "ssl.certificate.location", "ssl.crl.location", "ssl.key.location", "ssl.keystore.location"}
+)
+"""Looked at before librdkafka does: what it says of a file that is not there names neither the file nor the cause."""
+
 _COOPERATIVE = "cooperative-sticky"
 _FALSE = {"false", "f", "0"}  # librdkafka's words for it
 
@@ -148,7 +153,8 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def problems(overrides: Mapping[str, str]) -> Iterator[str]:
-    """One line for each override that would break exactness, or that the group protocol rules out."""
+    """One line for each override that would break exactness, that the group protocol rules out, or that names a file
+    which cannot be read."""
     for fixed in FIXED:
         found = overrides.get(fixed.name, str(fixed.value)).strip().lower()
         if found != fixed.value and not (fixed.value == "false" and found in _FALSE):
@@ -157,6 +163,9 @@ def problems(overrides: Mapping[str, str]) -> Iterator[str]:
         yield _wrong(overrides, "metadata.broker.list", "nothing; set KAFKA_BOOTSTRAP_SERVERS, its other name")
     if "max.poll.interval.ms" in overrides and not overrides["max.poll.interval.ms"].strip().isdecimal():
         yield _wrong(overrides, "max.poll.interval.ms", "a whole number of milliseconds from 1 to 86400000")
+    for name in sorted(FILES & overrides.keys()):
+        if overrides[name] != "probe" and (cause := _unreadable(Path(overrides[name]))):
+            yield _wrong(overrides, name, f"the path of a file that this program can read ({cause})")
     protocol = overrides.get("group.protocol", "classic").strip().lower()
     if protocol not in {"classic", "consumer"}:
         yield _wrong(overrides, "group.protocol", "one of classic, consumer")
@@ -167,6 +176,17 @@ def problems(overrides: Mapping[str, str]) -> Iterator[str]:
     elif overrides.get("partition.assignment.strategy", _COOPERATIVE).strip().lower() != _COOPERATIVE:
         allowed = f"{_COOPERATIVE}: the eager strategies stop every member at each rebalance, and are not supported"
         yield _wrong(overrides, "partition.assignment.strategy", allowed)
+
+
+def _unreadable(path: Path) -> str | None:
+    """Why a file (or a folder of files) cannot be read; None if it can."""
+    if path.is_dir():
+        return None
+    try:
+        with path.open("rb"):
+            return None
+    except OSError as error:
+        return error.strerror
 
 
 def _wrong(overrides: Mapping[str, str], name: str, allowed: str) -> str:

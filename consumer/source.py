@@ -306,8 +306,18 @@ def make_consumer(properties: Mapping[str, str | int], logger: Any) -> Consumer:
 
 def connection_properties(properties: Mapping[str, str | int]) -> dict[str, str | int | float | bool]:
     """What a client that only asks for metadata needs: how to connect."""
-    prefixes = ("bootstrap.", "security.", "sasl.", "ssl.", "enable.ssl", "client.", "socket.", "broker.address")
-    return {name: value for name, value in properties.items() if name.startswith(prefixes)}
+    how = (
+        "bootstrap.",
+        "security.",
+        "sasl.",
+        "ssl.",
+        "enable.ssl",
+        "client.",
+        "socket.",
+        "reconnect.",
+        "broker.address",
+    )
+    return {name: value for name, value in properties.items() if name.startswith(how)}
 
 
 def _topic_error(topic: str, error: KafkaException, refusals: Refusals) -> Exception:

@@ -179,7 +179,7 @@ def test_a_line_that_librdkafka_repeats_is_written_once_a_minute(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(logs.time, "monotonic", lambda: now)
+    monkeypatch.setattr("consumer.logs.time.monotonic", lambda: now)
     logs.configure()
     kafka, other = logging.getLogger(KAFKA_LOGGER), logging.getLogger("other")
     for client in (1, 2, 3):
