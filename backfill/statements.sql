@@ -92,17 +92,23 @@ FOR UPDATE OF d SKIP LOCKED;
 
 -- name: close_days_switched_off
 -- Days of accounts that have no time zone any more cannot be audited: they close as they are, and are stale if the
--- account comes back.
+-- account comes back. Those that somebody holds are closed the next time.
 UPDATE rollup_days AS d SET closed = true, stale_since = coalesce(d.stale_since, now()), updated_at = now()
-WHERE NOT d.closed AND d.date <= %(last_date)s AND NOT EXISTS (
-    SELECT FROM account_settings AS s WHERE s.account_id = d.account_id AND s.reporting_timezone IS NOT NULL
-);
+FROM (
+    SELECT account_id, date FROM rollup_days AS o
+    WHERE NOT o.closed AND o.date <= %(last_date)s AND NOT EXISTS (
+        SELECT FROM account_settings AS s WHERE s.account_id = o.account_id AND s.reporting_timezone IS NOT NULL
+    )
+    FOR UPDATE SKIP LOCKED
+) AS free
+WHERE d.account_id = free.account_id AND d.date = free.date;
 
 -- name: prune_bitmap
 -- Bits are needed while an event of theirs can be counted live: its day is open, or may open again because its time zone
--- changed. last_day is an upper bound of a row's days. A row that a consumer is writing to is looked at again after it.
+-- changed. last_day is an upper bound of the days that a row's events had when they were counted; in another time zone an
+-- event lies two dates later at most. A row that a consumer is writing to is looked at again after it.
 DELETE FROM counted_events AS c
-WHERE c.last_day < least(
+WHERE c.last_day + 2 < least(
     %(last_date)s::date,
     (
         SELECT min(d.date) FROM rollup_days AS d LEFT JOIN account_settings AS s USING (account_id)

@@ -14,7 +14,7 @@ import psycopg
 
 from consumer import database
 from consumer.errors import RollupError
-from consumer.rollup.days import day_date, local_day
+from consumer.rollup.days import day_number, day_start_us, instant, validate_timezone
 from consumer.rollup.registry import REGISTRY
 from consumer.rollup.schema import check_schema
 from consumer.rollup.statements import load_statements
@@ -38,7 +38,7 @@ class ZoneChangeError(RollupError):
 
 @dataclass(frozen=True, slots=True)
 class WithoutRaw:
-    """Days that were counted from raw events which are no longer there: a change of zone would empty them.
+    """Days that were counted from raw events of which some are no longer there: a change of zone would lose them.
 
     Attributes:
         days: how many.
@@ -51,9 +51,9 @@ class WithoutRaw:
 
     def __str__(self) -> str:
         return (
-            f"{self.days} days ({self.first} to {self.last}) were counted from raw events that are no longer in "
-            "reporting_events. In another time zone all days are counted anew from raw events, so these totals would "
-            "be lost"
+            f"{self.days} days ({self.first} to {self.last}) were counted from raw events of which some are no longer "
+            "in reporting_events. In another time zone all days are counted anew from raw events, so these totals "
+            "would be lost"
         )
 
 
@@ -148,14 +148,22 @@ def change_timezone(conn: psycopg.Connection, account_id: int, timezone: str | N
 
 
 def lost_by(conn: psycopg.Connection, account_id: int, before: str | None, after: str) -> WithoutRaw | None:
-    """The days that a change of zone would empty, because their raw events are gone; None if there are none."""
-    zones = [name for (name,) in conn.execute(STATEMENTS["zones_of_days"], {"account": account_id})]
-    if before is None and set(zones) <= {after}:
+    """The days that a change of zone would empty or thin out, because raw events of theirs are gone; None if there are
+    none. Reads all raw events of the account's counted days."""
+    days = conn.execute(STATEMENTS["counted_days"], {"account": account_id}).fetchall()
+    zones = {validate_timezone(timezone) for _, timezone, _ in days}
+    if before is None and zones <= {after}:
         return None  # switched on again in the zone that it had: its days keep their counts
-    first_us = first_raw_us(conn, account_id)
-    first_dates = [None if first_us is None else day_date(local_day(name, first_us)) for name in zones]
-    parameters = {"account": account_id, "zones": zones, "first_dates": first_dates}
-    row = conn.execute(STATEMENTS["days_without_raw"], parameters).fetchone()
+    bounds = [[instant(day_start_us(timezone, day_number(day) + n)) for day, timezone, _ in days] for n in (0, 1)]
+    parameters = {
+        "account": account_id,
+        "names": list(REGISTRY.event_names),
+        "dates": [day for day, _, _ in days],
+        "starts": bounds[0],
+        "ends": bounds[1],
+        "events": [events for _, _, events in days],
+    }
+    row = conn.execute(STATEMENTS["days_that_lack_raw"], parameters).fetchone()
     return WithoutRaw(*row) if row and row[0] else None
 
 

@@ -15,25 +15,39 @@ UPDATE account_settings SET reporting_timezone = %(timezone)s WHERE account_id =
 -- Not an upsert: the application's table may have further columns that an insert must name and an update need not.
 INSERT INTO account_settings (account_id, reporting_timezone) VALUES (%(account)s, %(timezone)s);
 
--- name: zones_of_days
-SELECT DISTINCT timezone FROM rollup_days WHERE account_id = %(account)s ORDER BY timezone;
+-- name: counted_days
+-- Not those of which raw rows may still be on their way.
+SELECT date, timezone, events FROM rollup_days
+WHERE account_id = %(account)s AND events > 0 AND (closed OR date < current_date - 2)
+ORDER BY date;
 
 -- name: first_raw_event
--- In microseconds since 1970; one look into the index for each name. The session's time zone is UTC.
+-- In microseconds since 1970; one look into the index for each name. No message can be older than 2000. The session's
+-- time zone is UTC.
 SELECT (extract(epoch FROM min(f.created_at::timestamptz)) * 1000000)::bigint
 FROM unnest(%(names)s::text[]) AS n(name)
 CROSS JOIN LATERAL (
     SELECT r.created_at FROM reporting_events AS r
-    WHERE r.account_id = %(account)s AND r.name = n.name
+    WHERE r.account_id = %(account)s AND r.name = n.name AND r.created_at >= '2000-01-01' AND r.created_at < 'infinity'
     ORDER BY r.created_at LIMIT 1
 ) AS f;
 
--- name: days_without_raw
--- Days that were counted and lie before the first raw event, whose date depends on the zone they were cut in.
+-- name: days_that_lack_raw
+-- Days that have fewer valid raw events, within the bounds they were counted with, than were counted.
 SELECT count(*), min(d.date), max(d.date)
-FROM rollup_days AS d
-JOIN unnest(%(zones)s::text[], %(first_dates)s::date[]) AS b(timezone, first_date) ON b.timezone = d.timezone
-WHERE d.account_id = %(account)s AND d.events > 0 AND (b.first_date IS NULL OR d.date < b.first_date);
+FROM unnest(%(dates)s::date[], %(starts)s::timestamptz[], %(ends)s::timestamptz[], %(events)s::bigint[])
+    AS d(date, starts_at, ends_at, events)
+WHERE d.events > (
+    SELECT count(*)
+    FROM unnest(%(names)s::text[]) AS n(name)
+    CROSS JOIN LATERAL (
+        SELECT e.value, e.value_in_business_hours FROM reporting_events AS e
+        WHERE e.account_id = %(account)s AND e.name = n.name
+            AND e.created_at >= d.starts_at AND e.created_at < d.ends_at
+        OFFSET 0
+    ) AS r
+    WHERE coalesce(abs(r.value) <= 1e9, true) AND coalesce(abs(r.value_in_business_hours) <= 1e9, true)
+);
 
 -- name: stale_days
 -- How many days of the account wait for a rebuild, which, from when one completes them, and how long that is from now.

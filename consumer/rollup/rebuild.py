@@ -8,7 +8,7 @@
 5. replace the days' rows and members, leaving those that are right alone; closed days, which need no members, in the
    statement of 3
 6. of days that are counted live, claim the raw ids
-7. drop the late events that raw has by now; the days' new state; commit
+7. drop the late events that raw has by now, or note them on the day they lie on; the days' new state; commit
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +22,7 @@ import psycopg
 
 from consumer.rollup.bitmap import REBUILD_SHARD, already_counted, claim
 from consumer.rollup.days import day_number, is_known, local_day, validate_timezone
+from consumer.rollup.late_events import Arrived, arrived, drop, move
 from consumer.rollup.raw_stage import RawStage, RebuildError
 from consumer.rollup.registry import Registry
 from consumer.rollup.statements import STATEMENTS
@@ -152,29 +153,32 @@ class Rebuilder:
             parameters = {"accounts": list(accounts)}
             timezones: dict[int, str] = dict(self._conn.execute(STATEMENTS["timezones_of"], parameters).fetchall())
             unknown = {account: name for account, name in timezones.items() if not is_known(name)}
-            days = self._lock({a: n for a, n in timezones.items() if a not in unknown}, day, now_us)  # 2
-            where: dict[str, Any] = {"accounts": [d.account_id for d in days], "date": day}
+            timezones = {a: n for a, n in timezones.items() if a not in unknown}
+            oldest = {name: local_day(name, now_us) - self._open_days + 1 for name in set(timezones.values())}
+            days = self._lock(timezones, day, oldest)  # 2
             for it in days:
                 if audit and it.known and it.settled and not it.closed and not it.in_window:
                     it.closing, it.drift = True, audit(it.account_id, day)
-            found = self._conn.execute(STATEMENTS["late_events_found"], where).fetchall()
+            late_events = arrived(self._conn, timezones, day)
             changed = self._replace_shut([d for d in days if d.shut], day, force=force)  # 3, 4, 5
             changed |= self._replace_live([d for d in days if not d.shut], day, force=force)
             good = [d for d in days if not d.missing]
-            if broken := [d.account_id for d in days if d.missing]:
+            # A closed day whose raw events are gone is as right as it was.
+            if broken := [d.account_id for d in days if d.missing and not d.shut]:
                 self._conn.execute(STATEMENTS["mark_stale"], {"accounts": broken, "date": day})
             self._claim([d for d in good if not (d.shut or d.closing) and d.events], day)  # 6
-            late = self._finish(good, day, found, force=force)  # 7
+            move(self._conn, late_events, day, timezones, oldest, self._registry.fingerprint)  # 7
+            late = self._finish(good, day, late_events, force=force)
             if audited := [d for d in good if d.closing]:
-                self._conn.execute(STATEMENTS["forget_members"], {**where, "accounts": [d.account_id for d in audited]})
+                forgotten = {"accounts": [d.account_id for d in audited], "date": day}
+                self._conn.execute(STATEMENTS["forget_members"], forgotten)
                 drift = {"accounts": [d.account_id for d in audited], "drift": [d.drift for d in audited], "date": day}
                 self._conn.execute(STATEMENTS["note_audit"], drift)
         by_account = {d.account_id: _rebuilt(d, day, changed.get(d.account_id, 0), d.account_id in late) for d in days}
         return [by_account.get(a) or _refused(a, day, unknown.get(a)) for a in accounts]
 
-    def _lock(self, timezones: Mapping[int, str], day: date, now_us: int) -> list[_Day]:
-        """Lock the day of each account, given with its time zone."""
-        oldest = {name: local_day(name, now_us) - self._open_days + 1 for name in set(timezones.values())}
+    def _lock(self, timezones: Mapping[int, str], day: date, oldest: Mapping[str, int]) -> list[_Day]:
+        """Lock the day of each account, given with its time zone; `oldest`: where the open window begins."""
         in_window = {account: day_number(day) >= oldest[name] for account, name in timezones.items()}
         parameters = {
             "accounts": list(timezones),
@@ -236,14 +240,14 @@ class Rebuilder:
             _, ids = self._stage.ids([d.account_id for d in days])
             claim(self._conn, ids, np.zeros(len(ids), np.int16), [REBUILD_SHARD], day_number(day))
 
-    def _finish(self, days: list[_Day], day: date, found: list[tuple[int, int]], *, force: bool) -> set[int]:
+    def _finish(self, days: list[_Day], day: date, late_events: list[Arrived], *, force: bool) -> set[int]:
         """Drop late events and write the days' state; returns the accounts that still have late events."""
         where: dict[str, Any] = {"accounts": [d.account_id for d in days], "date": day}
         if force:
             self._conn.execute(STATEMENTS["forget_late_events"], where)
-        elif found:
-            arrived = {"late_accounts": [a for a, _ in found], "late_ids": [i for _, i in found]}
-            self._conn.execute(STATEMENTS["remove_late_events"], {**where, **arrived})
+        else:
+            rebuilt = {d.account_id for d in days}
+            drop(self._conn, [event for event in late_events if event.account_id in rebuilt], day)
         state = {
             **where,
             "timezones": [d.timezone for d in days],

@@ -240,10 +240,16 @@ CREATE TEMPORARY TABLE IF NOT EXISTS stage_raw (
 ) ON COMMIT DELETE ROWS;
 
 -- name: late_events_found
--- Late events that are in raw by now, on whatever day they lie. Asked before the raw events are read.
-SELECT l.account_id, l.event_id FROM late_events AS l
-WHERE l.account_id = ANY(%(accounts)s) AND l.date = %(date)s
-    AND EXISTS (SELECT FROM reporting_events AS r WHERE r.id = l.event_id);
+-- Late events that are in raw by now, with their instants in microseconds since 1970: they may lie on another day since
+-- the account's time zone changed. Asked before the raw events are read. The session's time zone is UTC.
+SELECT
+    l.account_id, l.event_id,
+    CASE WHEN r.created_at >= '2000-01-01' AND r.created_at < '9999-01-01'
+        THEN (extract(epoch FROM r.created_at::timestamptz) * 1000000)::bigint
+    END
+FROM late_events AS l
+JOIN reporting_events AS r ON r.id = l.event_id
+WHERE l.account_id = ANY(%(accounts)s) AND l.date = %(date)s;
 
 -- name: stage_raw_events
 -- The one look at the days' raw events: everything a rebuild writes comes from this snapshot. Rows that a message could
@@ -283,11 +289,13 @@ asked
 
 -- name: rebuild_closed_days
 -- Days that nobody counts live, in one statement and so from one snapshot: where their raw events are as many as were
--- counted, they are added up and written without a temporary table. OFFSET 0 has each (account, event name) read as a
--- range of the index of its own, whatever the planner thinks of days that it does not know. NOT IN is hashed, however
--- few rows the planner expects; nothing here is null. Events are added up by all dimensions together first: what is
--- then added up by each of them is a tenth of the rows. Rows that are right already are left alone. Members go: they
--- tell what is new to a day that is counted live, and nothing is ever added to a closed one.
+-- counted, they are added up and written without a temporary table. Its plan must not depend on what the planner thinks
+-- of days and tables that it does not know, or knew when they were empty. OFFSET 0 has each (account, event name) read
+-- as a range of the index of its own. NOT IN is hashed, however few rows are expected; nothing here is null. An array
+-- has rows to delete looked up by account and date; joined, they could be looked for by date alone.
+-- Events are added up by all dimensions together first: what is then added up by each of them is a tenth of the rows.
+-- Rows that are right already are left alone. Members go: they tell what is new to a day that is counted live, and
+-- nothing is ever added to a closed one.
 WITH asked AS MATERIALIZED (
     SELECT * FROM unnest(%(accounts)s::int[], %(counted)s::bigint[]) AS a(account_id, counted)
 ), fine AS (
@@ -330,7 +338,7 @@ WITH asked AS MATERIALIZED (
     GROUP BY m.account_id, m.dimension_type, m.dimension_id, m.metric
 ), gone AS (
     DELETE FROM reporting_events_rollups AS r
-    WHERE r.account_id IN (SELECT account_id FROM good) AND r.date = %(date)s
+    WHERE r.account_id = ANY(ARRAY(SELECT account_id FROM good)) AND r.date = %(date)s
         AND (r.account_id, r.dimension_type, r.dimension_id, r.metric)
             NOT IN (SELECT account_id, dimension_type, dimension_id, metric FROM totals)
     RETURNING r.account_id
@@ -349,7 +357,8 @@ WITH asked AS MATERIALIZED (
         IS DISTINCT FROM (excluded.count, excluded.sum_value, excluded.sum_value_business_hours)
     RETURNING r.account_id
 ), members_gone AS (
-    DELETE FROM rollup_members AS r WHERE r.account_id IN (SELECT account_id FROM good) AND r.date = %(date)s
+    DELETE FROM rollup_members AS r
+    WHERE r.account_id = ANY(ARRAY(SELECT account_id FROM good)) AND r.date = %(date)s
 )
 SELECT
     n.account_id, n.valid, n.invalid,
@@ -451,8 +460,42 @@ DELETE FROM rollup_members WHERE account_id = ANY(%(accounts)s) AND date = %(dat
 -- Rebuilds of open days share one shard of the bitmap: one at a time from here to its commit.
 SELECT pg_advisory_xact_lock(hashtextextended('reporting-rollup rebuild bits', 0));
 
+-- name: add_days_of_late_events
+-- The days that late events lie on, where nobody has seen them.
+INSERT INTO rollup_days (account_id, date, timezone, closed, settles_at, events, registry)
+SELECT DISTINCT
+    b.account_id, b.date, b.timezone, NOT b.in_window,
+    a.rollup_since + make_interval(secs => c.settle_seconds), 0, %(registry)s
+FROM unnest(%(accounts)s::int[], %(dates)s::date[], %(timezones)s::text[], %(in_window)s::boolean[])
+    AS b(account_id, date, timezone, in_window)
+CROSS JOIN rollup_control AS c
+JOIN account_settings AS a USING (account_id)
+ORDER BY b.account_id, b.date
+ON CONFLICT DO NOTHING;
+
+-- name: move_late_events
+-- From the date that they were noted on to the days that they lie on, which become stale; not to those that somebody
+-- holds.
+WITH moved AS (
+    SELECT * FROM unnest(%(accounts)s::int[], %(ids)s::bigint[], %(dates)s::date[]) AS m(account_id, event_id, date)
+), free AS (
+    SELECT d.account_id, d.date FROM rollup_days AS d
+    WHERE (d.account_id, d.date) IN (SELECT m.account_id, m.date FROM moved AS m)
+    FOR UPDATE SKIP LOCKED
+), stale AS (
+    UPDATE rollup_days AS d SET stale_since = coalesce(d.stale_since, now()), updated_at = now()
+    FROM free WHERE d.account_id = free.account_id AND d.date = free.date
+    RETURNING d.account_id, d.date
+), noted AS (
+    INSERT INTO late_events (account_id, date, event_id)
+    SELECT m.account_id, m.date, m.event_id FROM moved AS m JOIN stale USING (account_id, date)
+    ON CONFLICT DO NOTHING
+)
+DELETE FROM late_events AS l USING moved AS m JOIN stale AS s USING (account_id, date)
+WHERE l.account_id = m.account_id AND l.event_id = m.event_id AND l.date = %(date)s;
+
 -- name: remove_late_events
-DELETE FROM late_events AS l USING unnest(%(late_accounts)s::int[], %(late_ids)s::bigint[]) AS b(account_id, event_id)
+DELETE FROM late_events AS l USING unnest(%(accounts)s::int[], %(ids)s::bigint[]) AS b(account_id, event_id)
 WHERE l.account_id = b.account_id AND l.date = %(date)s AND l.event_id = b.event_id;
 
 -- name: forget_late_events

@@ -166,7 +166,7 @@ def test_totals_whose_raw_events_are_gone_are_not_given_up_unasked(conn: Connect
     before = everything(conn)
     code, out, err = set_zone(run_program, "--account", "1", "--timezone", "Asia/Tokyo")
     assert (code, out) == (1, "")
-    assert f"account 1: 30 days ({first} to {last}) were counted from raw events that are no longer in" in err
+    assert f"account 1: 30 days ({first} to {last}) were counted from raw events of which some are no longer" in err
     assert "nothing was changed" in err
     assert "--force" in err
     assert len(err.splitlines()) == 1
@@ -187,6 +187,28 @@ def test_without_any_raw_event_every_counted_day_would_be_lost(conn: Connection,
     code, _, err = set_zone(run_program, "--account", "2", "--timezone", "Asia/Tokyo")
     assert code == 1
     assert f"2 days ({first} to {last})" in err
+
+
+@pytest.mark.parametrize("gone", ["created_at >= %(day)s AND created_at < %(day)s + 1", "id = %(one)s"])
+def test_a_gap_in_the_raw_events_is_found_wherever_it_is(conn: Connection, run_program: RunProgram, gone: str) -> None:
+    """As retention leaves one that cuts in the middle of a day, or whoever deleted a row."""
+    day = date(2026, 1, 10)
+    conn.execute("INSERT INTO account_settings (account_id, reporting_timezone) VALUES (50, 'UTC')")
+    conn.execute(
+        "INSERT INTO reporting_events (id, name, value, account_id, created_at, updated_at)"
+        " SELECT 5000000 + n, 'reply_time', 1, 50, %s::date + n * interval '1 hour', now() FROM generate_series(-24, 71) AS n",
+        (day,),
+    )
+    assert (
+        run_program("backfill", "--account", "50", "--date", f"{day - timedelta(1)}..{day + timedelta(2)}", "--quiet")[
+            0
+        ]
+        == 0
+    )
+    conn.execute(f"DELETE FROM reporting_events WHERE {gone}", {"day": day, "one": 5_000_005})
+    code, _, err = set_zone(run_program, "--account", "50", "--timezone", "Europe/Paris")
+    assert code == 1
+    assert f"account 50: 1 days ({day} to {day})" in err
 
 
 # -- locks, and a table with rules of its own

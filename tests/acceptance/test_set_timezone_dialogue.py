@@ -124,7 +124,7 @@ def test_the_dialogue_warns_of_totals_that_would_be_lost(conn: Connection, start
     terminal = start_terminal(PROGRAM, "set-timezone")
     terminal.answer("Account id", "1")
     terminal.answer("UTC offset", "Asia/Tokyo")
-    terminal.expect(f"Careful: 5 days ({first} to {last}) were counted from raw events that are no longer in")
+    terminal.expect(f"Careful: 5 days ({first} to {last}) were counted from raw events of which some are no longer")
     terminal.answer("Change account 1", "y")
     terminal.answer("Rebuild these", "n")
     assert terminal.end()[0] == 0

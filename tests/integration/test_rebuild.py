@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import psycopg
 import pytest
@@ -195,7 +195,7 @@ def test_a_closed_day_whose_raw_events_were_purged_is_kept(paris: Rollup, extra:
     rebuilt = paris.rebuild(LAST_WEEK.date())
     assert (rebuilt.result, rebuilt.missing) == (Result.MISSING, 5 - extra)
     assert paris.table() == before
-    assert paris.day(LAST_WEEK.date()) == Day("Europe/Paris", closed=True, stale=True, events=6)
+    assert paris.day(LAST_WEEK.date()) == Day("Europe/Paris", closed=True, stale=False, events=6)
 
 
 # -- late events
@@ -405,3 +405,33 @@ def test_an_error_leaves_nothing(paris: Rollup) -> None:
     with pytest.raises(psycopg.errors.CheckViolation):
         paris.rebuild(TODAY)
     assert paris.contents() == before
+
+
+def _purged(rollup: Rollup) -> tuple[date, Day | None]:
+    """A closed day of three events, of which raw has only one by now."""
+    rollup.always_had({42: "UTC"})
+    old = NOON - 20 * timedelta(days=1)
+    events = [make_event(number, created_at=old) for number in (1, 2, 3)]
+    rollup.raw(*events)
+    rollup.count(*events)
+    rollup.rebuild_stale()
+    rollup.conn.execute("DELETE FROM reporting_events WHERE id <= 2")
+    return old.date(), rollup.day(old.date())
+
+
+def test_a_closed_day_whose_raw_events_are_gone_stays_as_it_is(rollup: Rollup) -> None:
+    """Its numbers are as right as they were: nothing waits for a rebuild."""
+    day, before = _purged(rollup)
+    assert before == Day("UTC", closed=True, stale=False, events=3)
+    assert rollup.rebuild(day).result is Result.MISSING
+    assert rollup.day(day) == before
+
+
+def test_a_day_that_is_left_as_it_is_keeps_its_late_events(rollup: Rollup) -> None:
+    day, _ = _purged(rollup)
+    late = make_event(9, created_at=NOON - 20 * timedelta(days=1))
+    rollup.count(late)
+    rollup.raw(late)
+    assert rollup.rebuild(day).result is Result.MISSING
+    assert rollup.late() == {(day, 9)}
+    assert rollup.day(day) == Day("UTC", closed=True, stale=True, events=3)

@@ -28,6 +28,8 @@ LEFT = TODAY + OPEN_DAYS * DAY
 """The first day on which TODAY is not in the open window any more."""
 ANY_TIME = timedelta(hours=36)
 """Added to noon of a date, it is a later date everywhere on earth."""
+MOVED = 2 * DAY
+"""How much later the date of an event can be in another time zone."""
 HANDOFF = "conversation_bot_handoff"
 
 
@@ -344,7 +346,7 @@ def test_the_bitmap_loses_what_nobody_needs_and_replays_change_nothing(paris: Ro
     old = [make_event(i) for i in (1, 2, 4096 * 5)]
     paris.raw(*old)
     paris.count(*old)
-    paris.now = at(LEFT) + ANY_TIME + DAY
+    paris.now = at(LEFT) + ANY_TIME + DAY + MOVED
     new = [make_event(i, created_at=paris.now) for i in (3, 4096 * 9)]
     paris.raw(*new)
     paris.count(*new)
@@ -375,6 +377,7 @@ def test_a_row_of_the_bitmap_stays_while_a_day_of_it_is_open(paris: Rollup, work
     assert paris.outcomes().duplicates == 1
     paris.raw(lost)
     worker.clock += RETRY_SECONDS
+    paris.now += MOVED
     worker.close()
     assert chunks(paris) == set()
     assert paris.table() == paris.model(here, lost, later)
@@ -384,7 +387,7 @@ def test_bits_stay_while_a_change_of_zone_settles(paris: Rollup, worker: Worker)
     event = make_event(1)
     paris.raw(event)
     paris.count(event)
-    paris.now = at(LEFT) + ANY_TIME + DAY
+    paris.now = at(LEFT) + ANY_TIME + DAY + MOVED
     paris.set_timezone(42, "Pacific/Kiritimati")
     worker.close()
     assert chunks(paris) == {0}

@@ -2,10 +2,11 @@
 end with the rollup equal to a plain recomputation.
 
 A schedule publishes events before and after their raw rows are committed, sends them twice, reads batches, rebuilds
-days at any moment, closes days, changes the time zone, switches the account off and on, and lets time pass. The rules
-under test promise exactness if a raw row is committed less than `SETTLE` after its message was published; so it is
-here. In the end everything is published, read and rebuilt, and then every message is read once more: ids that were
-counted must be known.
+days at any moment, closes days, also while a consumer holds some, changes the time zone, switches the account off and
+on, and lets time pass. The rules under test promise exactness if a raw row is committed less than `SETTLE` after its
+message was published; so it is here, but for events of days long closed, which wait for theirs as long as it takes. In
+the end everything is published, read and rebuilt, and then every message is read once more: ids that were counted must
+be known.
 """
 
 import os
@@ -39,6 +40,8 @@ zones = st.sampled_from(ZONES)
 partitions = st.integers(0, 1)
 names = st.sampled_from(NAMES)
 ages = hours(0, 0, 1, 12, 24, 26, 36, 48, 50, 72, 96, 120, -12, -20)
+ages_of_history = hours(2400, 2410, 2424)
+delays_of_history = hours(0.02, 3, 30)
 delays = st.sampled_from([timedelta(seconds=seconds) for seconds in (50, 20, 1)])
 lately = st.integers(0, 6)
 reads = st.integers(0, 5)
@@ -53,7 +56,9 @@ ACTIONS: dict[str, tuple[int, st.SearchStrategy[Action]]] = {
     "consume": (6, st.tuples(reads, reads)),
     "rebuild": (4, st.tuples(lately)),
     "rebuild_stale": (1, st.tuples()),
+    "publish_history": (1, st.tuples(ages_of_history, delays_of_history, partitions, names)),
     "close_days": (2, st.tuples()),
+    "close_while_held": (1, st.tuples(lately)),
     "set_timezone": (2, st.tuples(st.lists(st.one_of(st.none(), zones), min_size=1, max_size=2))),
     "pass_time": (5, st.tuples(st.one_of(st.just(timedelta(seconds=30)), hours(0.02, 2, 11, 25, 49)))),
 }
@@ -89,6 +94,9 @@ class Schedule:
     def read_before_raw(self, age: timedelta, delay: timedelta, partition: int, name: str) -> None:
         self.publish_first(age, delay, partition, name)
         self.consume(len(self.topic[0]), len(self.topic[1]))
+
+    def publish_history(self, age: timedelta, delay: timedelta, partition: int, name: str) -> None:
+        self.publish_first(age, delay, partition, name)
 
     def publish_with_raw(self, age: timedelta, partition: int, name: str) -> None:
         made = self._event(age, name)
@@ -136,6 +144,15 @@ class Schedule:
             event(f"audit: {closed.result}")
             assert closed.drift == 0
 
+    def close_while_held(self, lately: int) -> None:
+        """A consumer is in a transaction with the day of one of the last events, which a worker passes over."""
+        conn = self.rollup.holder
+        with conn.transaction():
+            for made in self.events[-1 - lately : len(self.events) - lately]:
+                days = {day_of(made.created_at, name) for name in ZONES}
+                conn.execute("SELECT FROM rollup_days WHERE date = ANY(%s) FOR UPDATE", (list(days),))
+            self.close_days()
+
     def set_timezone(self, names: list[str | None]) -> None:
         """Several changes are one transaction."""
         with self.rollup.conn.transaction():
@@ -155,7 +172,8 @@ class Schedule:
         while self.waiting:
             self.publish_waiting(0)
         self.consume(len(self.topic[0]), len(self.topic[1]))
-        for _ in range(3):
+        self.pass_time(timedelta(hours=30))
+        for _ in range(4):
             self.pass_time(SETTLE)
             self.rebuild_stale()
 
