@@ -22,6 +22,8 @@ from consumer.health_server import HealthServer
 from consumer.rollup.rebuild import Rebuilt
 from consumer.settings import DatabaseSettings, WatchSettings
 
+LOOK_SECONDS = 60.0
+"""How long a watcher rebuilds before it closes days, and tells its metrics, in between; then it goes on at once."""
 LIVELINESS_SECONDS = 600.0
 """How long a look may take until /livez says that the watcher is stuck; a big day is a matter of seconds."""
 
@@ -34,10 +36,10 @@ def rebuild_stale(settings: DatabaseSettings, report: Report) -> int:
         upkeep = Upkeep(runner, settings.open_days, report, stop)
         upkeep.rebuild_stale()
         # What was passed over is held by somebody: a consumer for an instant, or another worker.
-        for account, date in runner.fetch(STATEMENTS["stale_days"], upkeep.postponed):
+        for day in upkeep.passed_over():
             if stop.is_set():
                 break
-            _rebuild_one(runner, (account, date), report)
+            _rebuild_one(runner, day, report)
         if settling := runner.fetch(STATEMENTS["settling_days"], {})[0][0]:
             report.say(f"{settling} days wait for a change of time zone to settle; run this again in a minute")
     finally:
@@ -76,8 +78,9 @@ def watch(settings: WatchSettings, seconds: float) -> int:
     try:
         while not stop.is_set():
             health.tick(time.monotonic())
+            behind = False
             try:
-                _look(runner, upkeep, metrics)
+                behind = _look(runner, upkeep, metrics)
             except psycopg.Error as error:
                 if not is_transient(error):
                     raise
@@ -89,7 +92,7 @@ def watch(settings: WatchSettings, seconds: float) -> int:
                 health.schema(None)
                 health.joined_group(0)  # ready: it has no group, but the probe asks for one
                 health.mark_started()
-            stop.wait(seconds)
+            stop.wait(0 if behind else seconds)
     finally:
         health.mark_stopping()
         runner.close()
@@ -129,11 +132,14 @@ class _Both:
             each.failed(day, problem)
 
 
-def _look(runner: Runner, upkeep: Upkeep, metrics: WatchMetrics) -> None:
-    upkeep.rebuild_stale()
-    _, pruned = upkeep.close()
+def _look(runner: Runner, upkeep: Upkeep, metrics: WatchMetrics) -> bool:
+    """Rebuild and close days, and tell of it; whether there is more to do at once."""
+    upkeep.rebuild_stale(LOOK_SECONDS)
+    behind = upkeep.behind
+    _, pruned = upkeep.close(LOOK_SECONDS)
     stale, oldest = runner.fetch(STATEMENTS["stale_summary"], {})[0]
     metrics.looked(stale, oldest, pruned)
+    return behind or upkeep.behind
 
 
 def _rebuild_one(runner: Runner, day: Day, progress: Progress) -> None:

@@ -48,47 +48,51 @@ FROM (
 ) AS moved
 WHERE (d.account_id, d.date) = (moved.account_id, moved.date);
 
--- name: oldest_stale_date
--- The date of the stale day that waits longest and can be rebuilt now. Nobody waits for anybody here: days that another
--- worker holds are passed over, so any number of workers share the work.
-SELECT d.date FROM rollup_days AS d
+-- name: days_to_rebuild
+-- A page of the stale days that have settled, those waiting longest first; `until` is when the look at them began, so that
+-- what becomes stale again meanwhile is for the next one.
+SELECT d.stale_since, d.date, d.account_id FROM rollup_days AS d
 JOIN account_settings AS s ON s.account_id = d.account_id AND s.reporting_timezone IS NOT NULL
-WHERE d.stale_since IS NOT NULL AND (d.settles_at IS NULL OR d.settles_at <= now())
-    AND (d.account_id, d.date) NOT IN (SELECT * FROM unnest(%(left_accounts)s::int[], %(left_dates)s::date[]))
-ORDER BY d.stale_since LIMIT 1
-FOR UPDATE OF d SKIP LOCKED;
+WHERE d.stale_since <= %(until)s AND (d.settles_at IS NULL OR d.settles_at <= now())
+    AND (d.stale_since, d.date, d.account_id) > (%(since)s::timestamptz, %(date)s::date, %(account)s::int)
+ORDER BY d.stale_since, d.date, d.account_id LIMIT %(most)s;
 
--- name: stale_accounts
--- The accounts of which this date is stale: they share one rebuild.
+-- name: accounts_to_rebuild
+-- Those of the accounts whose day still needs it. Nobody waits for anybody here: days that another worker or a consumer
+-- holds are passed over, so any number of workers share the work.
 SELECT d.account_id FROM rollup_days AS d
 JOIN account_settings AS s ON s.account_id = d.account_id AND s.reporting_timezone IS NOT NULL
-WHERE d.date = %(date)s AND d.stale_since IS NOT NULL AND (d.settles_at IS NULL OR d.settles_at <= now())
-    AND (d.account_id, d.date) NOT IN (SELECT * FROM unnest(%(left_accounts)s::int[], %(left_dates)s::date[]))
-ORDER BY d.account_id LIMIT %(most)s
+WHERE d.date = %(date)s AND d.account_id = ANY(%(accounts)s)
+    AND d.stale_since IS NOT NULL AND (d.settles_at IS NULL OR d.settles_at <= now())
+ORDER BY d.account_id
 FOR UPDATE OF d SKIP LOCKED;
 
--- name: oldest_date_to_close
--- The oldest date of which a day was counted live and has left the open window of its account's time zone.
-SELECT d.date FROM rollup_days AS d
+-- name: days_to_close
+-- A page of the days that were counted live and have left the open window of their account's time zone, oldest first.
+SELECT d.date, d.account_id FROM rollup_days AS d
 JOIN account_settings AS s USING (account_id)
 JOIN unnest(%(timezones)s::text[], %(last_dates)s::date[]) AS w(timezone, last_date)
     ON w.timezone = s.reporting_timezone AND d.date <= w.last_date
 WHERE NOT d.closed AND d.timezone = s.reporting_timezone AND d.events IS NOT NULL
     AND (d.settles_at IS NULL OR d.settles_at <= now())
-    AND (d.account_id, d.date) NOT IN (SELECT * FROM unnest(%(left_accounts)s::int[], %(left_dates)s::date[]))
-ORDER BY d.date LIMIT 1
-FOR UPDATE OF d SKIP LOCKED;
+    AND (d.date, d.account_id) > (%(date)s::date, %(account)s::int)
+ORDER BY d.date, d.account_id LIMIT %(most)s;
 
 -- name: accounts_to_close
 SELECT d.account_id FROM rollup_days AS d
 JOIN account_settings AS s USING (account_id)
 JOIN unnest(%(timezones)s::text[], %(last_dates)s::date[]) AS w(timezone, last_date)
     ON w.timezone = s.reporting_timezone AND d.date <= w.last_date
-WHERE d.date = %(date)s AND NOT d.closed AND d.timezone = s.reporting_timezone AND d.events IS NOT NULL
+WHERE d.date = %(date)s AND d.account_id = ANY(%(accounts)s)
+    AND NOT d.closed AND d.timezone = s.reporting_timezone AND d.events IS NOT NULL
     AND (d.settles_at IS NULL OR d.settles_at <= now())
-    AND (d.account_id, d.date) NOT IN (SELECT * FROM unnest(%(left_accounts)s::int[], %(left_dates)s::date[]))
-ORDER BY d.account_id LIMIT %(most)s
+ORDER BY d.account_id
 FOR UPDATE OF d SKIP LOCKED;
+
+-- name: states_of_days
+-- What a day was like when it was last tried, to see whether anything has happened to it since.
+SELECT d.account_id, d.date, d.stale_since, d.closed FROM rollup_days AS d
+JOIN unnest(%(accounts)s::int[], %(dates)s::date[]) AS a(account_id, date) USING (account_id, date);
 
 -- name: close_days_switched_off
 -- Days of accounts that have no time zone any more cannot be audited: they close as they are, and are stale if the
@@ -116,15 +120,6 @@ WHERE c.last_day + 2 < least(
     )
 );
 
--- name: stale_days
--- Stale days that can be rebuilt now, those waiting longest first.
-SELECT d.account_id, d.date
-FROM rollup_days AS d
-JOIN account_settings AS s ON s.account_id = d.account_id AND s.reporting_timezone IS NOT NULL
-WHERE d.stale_since IS NOT NULL AND (d.settles_at IS NULL OR d.settles_at <= now())
-    AND (d.account_id, d.date) NOT IN (SELECT * FROM unnest(%(left_accounts)s::int[], %(left_dates)s::date[]))
-ORDER BY d.stale_since, d.account_id, d.date;
-
 -- name: settling_days
 SELECT count(*) FROM rollup_days WHERE stale_since IS NOT NULL AND settles_at > now();
 
@@ -132,4 +127,4 @@ SELECT count(*) FROM rollup_days WHERE stale_since IS NOT NULL AND settles_at > 
 SELECT count(*), coalesce(extract(epoch FROM now() - min(d.stale_since)), 0)::float8
 FROM rollup_days AS d
 JOIN account_settings AS s ON s.account_id = d.account_id AND s.reporting_timezone IS NOT NULL
-WHERE d.stale_since IS NOT NULL OR d.timezone <> s.reporting_timezone;
+WHERE d.stale_since IS NOT NULL;

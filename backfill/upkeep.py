@@ -1,18 +1,20 @@
 """What keeps rollups right by itself: stale days are rebuilt, days that left the open window are audited and closed.
 
 Any number of workers on any machines share the work: each takes days that nobody else holds (FOR UPDATE SKIP LOCKED).
-A day that stays stale, because raw lacks events of it, is tried again later and later.
+A sweep tries each day once: first those that never failed, then those that stayed stale before and are due again.
 """
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, timedelta
+from itertools import chain
 from typing import Any
 
 import psycopg
 
-from backfill.plan import ACCOUNTS_AT_ONCE, Day
+from backfill.due import Later, days_to_close, days_to_rebuild, together
+from backfill.plan import Day, Unit
 from backfill.run import Runner
 from backfill.statements import STATEMENTS
 from backfill.verdict import Verdict
@@ -24,9 +26,9 @@ from consumer.rollup.rebuild import Audit, Rebuilt, Result
 from consumer.rollup.registry import REGISTRY
 from consumer.rollup.statements import STATEMENTS as ROLLUP
 
-RETRY_SECONDS = 30.0
-MOST_RETRY_SECONDS = 1800.0
-"""A day that stays stale is tried again after this long, and twice as long each time, up to half an hour."""
+OTHER_ZONES_SECONDS = 600.0
+"""How often days of another zone than their account's are looked for: that reads every day there is, and finds only
+what got past the trigger on account_settings."""
 
 
 class Upkeep:
@@ -57,95 +59,121 @@ class Upkeep:
         self._stop = stop
         self._clock = clock
         self._now_us = now_us
-        self._again: dict[Day, tuple[float, float]] = {}  # when to try a day again, and how long we waited for that
-        self._most = ACCOUNTS_AT_ONCE
-        self._picked: list[Day] = []
-
-    @property
-    def postponed(self) -> dict[str, list[Any]]:
-        """Days that are not to be tried yet, as parameters of the statements that pick days."""
-        now = self._clock()
-        days = [day for day, (when, _) in self._again.items() if when > now]
-        return {"left_accounts": [account for account, _ in days], "left_dates": [day for _, day in days]}
+        self._later = Later()
+        self._other_zones_at: float | None = None
+        self._picked: list[int] = []
+        self.behind = False
+        """Whether the last sweep ended for want of time, so that the next one has something to do at once."""
 
     def forget(self) -> None:
         """Try every day again at once."""
-        self._again.clear()
+        self._later.clear()
 
-    def rebuild_stale(self) -> None:
-        """Rebuild every stale day that has settled and is not to be tried later."""
-        self._runner.execute(STATEMENTS["stale_other_timezones"], {})
-        self._sweep(lambda: self._pick("oldest_stale_date", "stale_accounts", {}))
+    def rebuild_stale(self, most_seconds: float | None = None) -> None:
+        """Rebuild every stale day that has settled and is not to be tried later, each once.
 
-    def close(self) -> tuple[int, int]:
-        """Audit and close every day that has left the open window, and prune the bitmap.
+        Args:
+            most_seconds: begin nothing more after so long; None goes on to the end.
+        """
+        now = self._clock()
+        if self._other_zones_at is None or now - self._other_zones_at >= OTHER_ZONES_SECONDS:
+            self._runner.execute(STATEMENTS["stale_other_timezones"], {})
+            self._other_zones_at = now
+        self._sweep(days_to_rebuild(self._runner.fetch), self._pick_to_rebuild, most_seconds)
+
+    def passed_over(self) -> Iterator[Day]:
+        """Stale days that the last sweep did not try: somebody held them, for an instant or for longer."""
+        return (day for day in days_to_rebuild(self._runner.fetch) if day not in self._later)
+
+    def close(self, most_seconds: float | None = None) -> tuple[int, int]:
+        """Audit and close every day that has left the open window, each tried once, and prune the bitmap.
+
+        Args:
+            most_seconds: audit nothing more after so long; None goes on to the end.
 
         Returns:
             Days of accounts without a time zone that were closed as they are, and rows that the bitmap lost.
         """
-        self._sweep(self._pick_to_close)
+        last_dates = self._last_dates()
+
+        def pick(unit: Unit) -> list[Rebuilt]:
+            return self._pick_to_close(unit, last_dates)
+
+        self._sweep(days_to_close(self._runner.fetch, last_dates), pick, most_seconds)
         oldest_zone = day_date(local_day("Etc/GMT+12", self._now_us()))  # the last place on earth where a day ends
         last_date = {"last_date": oldest_zone - timedelta(days=self._open_days)}
         off = self._runner.execute(STATEMENTS["close_days_switched_off"], last_date)
         return off, self._runner.execute(STATEMENTS["prune_bitmap"], last_date)
 
-    def _sweep(self, pick: Callable[[], list[Rebuilt]]) -> None:
-        """Rebuild what `pick` takes until it finds nothing more."""
-        self._most = ACCOUNTS_AT_ONCE
-        while not self._stop.is_set():
-            try:
-                results = self._runner.attempt(pick)
-            except psycopg.Error as error:
-                if not self._picked or (is_transient(error) and not self._runner.connected):
-                    raise
-                if len(self._picked) > 1:  # one of them spoils the transaction for all: each on its own
-                    self._most = 1
-                    continue
-                self._later(self._picked[0])
-                self._progress.failed(self._picked[0], " ".join(str(error).split()))
-                continue
-            if not results:
+    def _sweep(
+        self, days: Iterator[Day], pick: Callable[[Unit], list[Rebuilt]], most_seconds: float | None = None
+    ) -> None:
+        """Try each of `days` once, by what `pick` does to those of a unit that nobody holds."""
+        began, self.behind = self._clock(), False
+        self._later.forgive(self._runner.fetch)
+        failed_before = self._later.days()
+        never_failed = (day for day in days if day not in self._later)
+        # Asked for when the others have been tried: some fall due meanwhile.
+        due_again = (day for _ in (1,) for day in self._later.due(self._clock()) if day in failed_before)
+        for unit in chain(together(never_failed), together(due_again)):
+            self.behind = most_seconds is not None and self._clock() - began >= most_seconds
+            if self._stop.is_set() or self.behind:
                 return
-            for result in results:
-                day = (result.account_id, result.date)
-                if result.result in (Result.REBUILT, Result.SETTLING):
-                    self._again.pop(day, None)
-                else:
-                    self._later(day)
-                self._progress.rebuilt(result)
+            self._try(unit, pick)
 
-    def _later(self, day: Day) -> None:
-        _, waited = self._again.get(day, (0.0, RETRY_SECONDS / 2))
-        wait = min(MOST_RETRY_SECONDS, waited * 2)
-        self._again[day] = (self._clock() + wait, wait)
-
-    def _pick(self, date_of: str, accounts_of: str, where: dict[str, Any], audit: Audit | None = None) -> list[Rebuilt]:
-        """Rebuild some days of one date, in one transaction with picking them; nothing if there are none."""
+    def _try(self, unit: Unit, pick: Callable[[Unit], list[Rebuilt]]) -> None:
         self._picked = []
-        where = {**where, **self.postponed}
-        conn, rebuilder = self._runner.ready()
-        with conn.transaction():
-            conn.execute(ROLLUP["share_settings"])
-            row = conn.execute(STATEMENTS[date_of], where).fetchone()
-            if row is None:
-                return []
-            day: date = row[0]
-            rows = conn.execute(STATEMENTS[accounts_of], {**where, "date": day, "most": self._most})
-            accounts = [account for (account,) in rows]
-            self._picked = [(account, day) for account in accounts]
-            return rebuilder.rebuild_many(accounts, day, self._now_us(), audit=audit)
+        try:
+            results = self._runner.attempt(lambda: pick(unit))
+        except psycopg.Error as error:
+            if self._stop.is_set() and is_transient(error):
+                return
+            if not self._picked or (is_transient(error) and not self._runner.connected):
+                raise
+            if len(self._picked) > 1:  # one of them spoils the transaction for all: each on its own
+                for account in self._picked:
+                    self._try(Unit(unit.date, (account,)), pick)
+                return
+            day = (self._picked[0], unit.date)
+            self._later.put_off(day, self._clock())
+            self._progress.failed(day, " ".join(str(error).split()))
+            return
+        for result in results:
+            day = (result.account_id, result.date)
+            if result.result in (Result.REBUILT, Result.SETTLING):
+                self._later.done(day)
+            else:
+                self._later.put_off(day, self._clock())
+            self._progress.rebuilt(result)
 
-    def _pick_to_close(self) -> list[Rebuilt]:
+    def _pick_to_rebuild(self, unit: Unit) -> list[Rebuilt]:
+        return self._pick(unit, "accounts_to_rebuild", {}, None)
+
+    def _pick_to_close(self, unit: Unit, last_dates: Mapping[str, date]) -> list[Rebuilt]:
         conn, _ = self._runner.ready()
         now_us = self._now_us()
-        found = {name for _, name in conn.execute(STATEMENTS["timezones"], {"accounts": None})}
-        zones = sorted(filter(is_known, found))
-        last_dates = [day_date(local_day(name, now_us) - self._open_days) for name in zones]
         verifier = Verifier(conn, REGISTRY, self._open_days)
-        where = {"timezones": zones, "last_dates": last_dates}
+        where = {"timezones": list(last_dates), "last_dates": list(last_dates.values())}
 
         def audit(account_id: int, day: date) -> int:
             found = verifier.look(account_id, day, now_us)
             return max(1, found.differing) if found.verdict is Verdict.DRIFT else 0
 
-        return self._pick("oldest_date_to_close", "accounts_to_close", where, audit)
+        return self._pick(unit, "accounts_to_close", where, audit)
+
+    def _pick(self, unit: Unit, accounts_of: str, where: Mapping[str, Any], audit: Audit | None) -> list[Rebuilt]:
+        """Rebuild the days of a unit that nobody holds and that still need it, in one transaction with picking them."""
+        conn, rebuilder = self._runner.ready()
+        with conn.transaction():
+            conn.execute(ROLLUP["share_settings"])
+            asked = {**where, "date": unit.date, "accounts": list(unit.accounts)}
+            self._picked = [account for (account,) in conn.execute(STATEMENTS[accounts_of], asked)]
+            if not self._picked:
+                return []
+            return rebuilder.rebuild_many(self._picked, unit.date, self._now_us(), audit=audit)
+
+    def _last_dates(self) -> dict[str, date]:
+        """The newest date that has left the open window, by the time zones in use."""
+        now_us = self._now_us()
+        found = {name for _, name in self._runner.fetch(STATEMENTS["timezones"], {"accounts": None})}
+        return {name: day_date(local_day(name, now_us) - self._open_days) for name in sorted(filter(is_known, found))}

@@ -6,15 +6,15 @@ from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from typing import Any
 
-import psycopg
 import pytest
 from prometheus_client import CollectorRegistry
 from psycopg.conninfo import make_conninfo
 
+from backfill.due import MOST_RETRY_SECONDS, RETRY_SECONDS, days_to_close, days_to_rebuild
 from backfill.metrics import WatchMetrics
 from backfill.plan import ACCOUNTS_AT_ONCE
 from backfill.run import Runner
-from backfill.upkeep import MOST_RETRY_SECONDS, RETRY_SECONDS, Upkeep
+from backfill.upkeep import OTHER_ZONES_SECONDS, Upkeep
 from consumer.metric_catalogue import PREFIX
 from consumer.rollup.rebuild import Rebuilt, Result
 from consumer.settings import DatabaseSettings
@@ -425,6 +425,101 @@ def test_a_day_that_stays_stale_is_tried_later_and_later(paris: Rollup, worker: 
     assert len(worker.rebuild()) == 1
 
 
+def test_a_sweep_tries_each_day_once_however_long_it_takes(rollup: Rollup, worker: Worker) -> None:
+    accounts = range(1, 2 * ACCOUNTS_AT_ONCE)
+    rollup.always_had(dict.fromkeys(accounts, "UTC"))
+    rollup.count(*[make_event(account, account_id=account) for account in accounts])  # raw never gets them
+    rollup.conn.execute("UPDATE rollup_days SET stale_since = now()")
+
+    def pass_time() -> None:
+        worker.clock += RETRY_SECONDS
+        rollup.conn.execute("UPDATE rollup_days SET stale_since = stale_since WHERE account_id = 1")
+
+    worker.after_each = pass_time
+    for _ in range(3):
+        assert sorted(r.account_id for r in worker.rebuild()) == list(accounts)
+        worker.clock += MOST_RETRY_SECONDS
+    rollup.now = at(LEFT)
+    assert sorted(r.account_id for r in worker.close()) == list(accounts)
+
+
+def test_days_that_never_failed_come_before_those_that_did(rollup: Rollup, worker: Worker) -> None:
+    rollup.always_had(dict.fromkeys((1, 2, 3), "UTC"))
+    rollup.count(*[make_event(account, account_id=account) for account in (1, 2)])  # raw never gets them
+    rollup.conn.execute("UPDATE rollup_days SET stale_since = now()")
+    assert [r.account_id for r in worker.rebuild()] == [1, 2]
+    worker.clock += RETRY_SECONDS
+    rollup.now += timedelta(seconds=1)
+    late = make_event(3, account_id=3, created_at=NOON - 30 * DAY)
+    rollup.raw(late)
+    rollup.count(late)
+    assert [(r.account_id, r.result) for r in worker.rebuild()] == [
+        (3, Result.REBUILT),
+        (1, Result.MISSING),
+        (2, Result.MISSING),
+    ]
+
+
+def test_a_day_that_somebody_else_rebuilt_is_not_put_off_any_more(paris: Rollup, worker: Worker) -> None:
+    paris.count(make_event(1))
+    paris.conn.execute("UPDATE rollup_days SET stale_since = now()")
+    for _ in range(5):
+        assert [r.result for r in worker.rebuild()] == [Result.MISSING]
+        worker.clock += MOST_RETRY_SECONDS
+    worker.rebuild()
+    assert worker.rebuild() == []
+    paris.raw(make_event(1))
+    assert paris.rebuild(TODAY).result is Result.REBUILT
+    paris.now += timedelta(seconds=1)
+    paris.count(make_event(2))
+    paris.conn.execute("UPDATE rollup_days SET stale_since = now()")
+    assert [r.result for r in worker.rebuild()] == [Result.MISSING]
+    worker.clock += RETRY_SECONDS
+    assert [r.result for r in worker.rebuild()] == [Result.MISSING]
+
+
+def test_a_sweep_that_has_had_its_time_is_gone_on_with(rollup: Rollup, worker: Worker) -> None:
+    rollup.always_had({1: "UTC"})
+    rollup.conn.execute(
+        "INSERT INTO rollup_days (account_id, date, timezone, stale_since)"
+        " SELECT 1, date '2026-03-01' + n, 'UTC', now() FROM generate_series(0, 9) AS n"
+    )
+    step = RETRY_SECONDS / 10
+
+    def pass_time() -> None:
+        worker.clock += step
+
+    worker.after_each = pass_time
+    worker.upkeep.rebuild_stale(3 * step)
+    behind = [worker.upkeep.behind]
+    assert [r.date.day for r in worker.results] == [1, 2, 3]
+    worker.upkeep.rebuild_stale(100 * step)
+    behind.append(worker.upkeep.behind)
+    assert behind == [True, False]
+    assert [r.date.day for r in worker.results] == list(range(1, 11))
+
+
+def test_days_are_listed_in_pages_each_once(rollup: Rollup) -> None:
+    zones = {1: "UTC", 2: "Asia/Tokyo", 3: "UTC"}
+    rollup.always_had(zones)
+    rollup.conn.execute(
+        "INSERT INTO rollup_days (account_id, date, timezone, stale_since)"
+        " SELECT a, date '2026-03-01' + d, z, now() - d %% 2 * interval '1 hour'"
+        " FROM unnest(%s::int[], %s::text[]) AS s(a, z), generate_series(0, 6) AS d",
+        (list(zones), list(zones.values())),
+    )
+
+    def fetch(statement: Any, where: Any) -> Any:
+        return rollup.conn.execute(statement, where).fetchall()
+
+    wanted = [(a, date(2026, 3, 1 + d)) for d in (1, 3, 5, 0, 2, 4, 6) for a in zones]
+    last = {"UTC": date(2026, 3, 5), "Asia/Tokyo": date(2026, 3, 4)}
+    for page in (1, 2, 5, 100):
+        assert list(days_to_rebuild(fetch, page)) == wanted
+        closing = list(days_to_close(fetch, last, page))
+        assert closing == [(a, date(2026, 3, d)) for d in range(1, 6) for a in zones if d < 5 or a != 2]
+
+
 def test_days_that_stay_stale_do_not_hold_up_others(rollup: Rollup, worker: Worker) -> None:
     accounts = range(1, 2 * ACCOUNTS_AT_ONCE)
     rollup.always_had(dict.fromkeys(accounts, "UTC"))
@@ -617,6 +712,8 @@ def test_a_day_of_another_zone_that_a_consumer_holds_is_passed_over(rollup: Roll
     with holder.transaction():
         holder.execute("SELECT FROM rollup_days WHERE account_id = 1 FOR UPDATE")
         assert [r.account_id for r in worker.rebuild()] == [2]
+    assert worker.rebuild() == []
+    worker.clock += OTHER_ZONES_SECONDS
     assert [r.account_id for r in worker.rebuild()] == [1]
 
 
@@ -629,12 +726,10 @@ def test_what_a_worker_gave_up_half_way_is_as_it_was(paris: Rollup, start_worker
     paris.conn.execute(HELD.replace("%s", "'{42}'"))
     before = paris.contents()
     killed = start_worker()
-    killed.stop.set()  # no second attempt
-    with (
-        pytest.raises(psycopg.OperationalError),
-        held_by_another(paris, killed, lambda: killed.runner.attempt(killed.upkeep._pick_to_close)),
-    ):
+    with held_by_another(paris, killed, killed.close):
+        killed.stop.set()  # no second attempt
         paris.conn.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted")
+    assert (killed.results, killed.failures) == ([], [])
     assert paris.contents() == before
     (closed,) = start_worker().close()
     assert (closed.drift, closed.closing) == (1, True)
