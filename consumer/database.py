@@ -102,6 +102,13 @@ def connect(dsn: str, *, statement_timeout: int, application: str) -> PatientCon
     return conn
 
 
+def is_read_only(conn: psycopg.Connection) -> bool:
+    """Whether this session can only read: of a standby, or of a primary that is to be written no more. It stays so when
+    the server changes its mind, or another one takes over: connect again. Asks nobody."""
+    known = conn.info.parameter_status
+    return known("default_transaction_read_only") == "on" or known("in_hot_standby") == "on"
+
+
 def is_transient(error: psycopg.Error) -> bool:
     """Whether the same statements can succeed later without anybody changing them."""
     code = error.sqlstate

@@ -146,6 +146,11 @@ class OffsetStore:
     def _connected(self) -> psycopg.Connection:
         if self._conn is None or self._conn.closed or self._conn.broken:
             self._conn = self._connect()
+        elif database.is_read_only(self._conn):
+            self._conn.close()
+            self._conn = self._connect()
+        if database.is_read_only(self._conn):
+            raise psycopg.errors.ReadOnlySqlTransaction("the database is read-only: a standby, or made so")
         return self._conn
 
     def _close_gap(

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from consumer import database
 from tests.chaos.postgres_wire import PostgresWire, through
@@ -69,3 +70,10 @@ def test_patience_is_for_each_answer(proxy: Proxy, ours: database.PatientConnect
     with ours.transaction():
         for number in range(3):
             assert ours.execute("SELECT %s::int", (number,)).fetchone() == (number,)
+
+
+def test_sessions_that_can_only_read_are_known(database_url: str) -> None:
+    for option, expected in (("on", True), ("off", False)):
+        url = make_conninfo(database_url, options=f"-c default_transaction_read_only={option}")
+        with database.connect(url, statement_timeout=1, application="tests") as conn:
+            assert database.is_read_only(conn) is expected
