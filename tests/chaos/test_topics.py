@@ -90,7 +90,6 @@ def test_a_topic_is_made_again_under_a_running_consumer(world: World) -> None:
     assert_stops_and_then_goes_on(world, "the topic was deleted and made again")
 
 
-@pytest.mark.quick
 def test_messages_are_deleted_before_they_were_read(world: World) -> None:
     world.begin()
     world.start(**STATIC)
