@@ -50,7 +50,7 @@ def test_days_are_closed_by_a_clock_that_is_ahead(world: World, tmp_path: Path) 
     world.begin()
     for clock in (right, ahead):
         world.start(**clock.variables)
-    for _ in range(3):
+    for _ in range(2):
         world.until_read(100)
         # Closes days that are still open, prunes their ids, and rebuilds what the other one counted since.
         world.run("backfill", "--stale", **ahead.variables)
