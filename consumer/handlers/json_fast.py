@@ -10,8 +10,10 @@ Those are shut out here, and a property test holds that both agree about any byt
     takes a first line that begins like a compressed    the text begins with a newline
         file or a byte order mark for one
     takes half a surrogate pair                         no message with `\\ud` is shown to it
-    nests deeper than StrictJson                        no message with more than `_BRACKETS` is
+    nests deeper than StrictJson                        no message with more than `MAX_DEPTH` brackets is
     reads messages of any size                          no message longer than `MAX_BYTES` is
+    takes the square of the time for a key that is      no message with more than `_COLONS` is
+        there n times: seconds for a message
     makes texts of numbers, objects, true               `name` begins with a letter, `created_at` is a date-time
     reads an absent field and null alike                null in a required field is doubtful
     has no bounds on durations                          looked at here
@@ -29,15 +31,17 @@ import numpy as np
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
-from consumer.handlers.json_strict import MAX_BYTES, MAX_SECONDS, microseconds
+from consumer.handlers.json_strict import MAX_BYTES, MAX_DEPTH, MAX_SECONDS, microseconds
 from consumer.handlers.timestamps import EARLIEST_US, MAX_AHEAD_US, read_usual
 from consumer.rollup.batch import NULL, BoolArray, Events, Int64Array
 from consumer.rollup.registry import Registry
 
-_LONG = 1_000
-"""Bytes of a message from which on its brackets are counted. A shorter one nests 500 deep at most."""
-_BRACKETS = 500
-"""Opening brackets that both decoders can nest: Python's recursion limit is 1,000, less the depth of the caller."""
+_LONG = 2 * MAX_DEPTH
+"""Bytes of a message from which on its brackets are counted. A shorter one that ends nests `MAX_DEPTH` deep at most."""
+_COLONS = 3_000
+"""An object has no more members than its text has colons. With so many, equal ones cost polars a millisecond."""
+_CROWDED = 5 * _COLONS
+"""Bytes of a message from which on its colons are counted. The shortest member is `"":0,`."""
 _WORD = r"^[A-Za-z_][A-Za-z0-9_.:/-]*$"
 """A text that polars cannot have made of another value, if it is none of `_LITERALS`."""
 _LITERALS = ["true", "false", "null"]
@@ -142,18 +146,20 @@ def _lines(values: Sequence[bytes | None]) -> tuple[bytes, Int64Array | None]:
     if all(values):
         messages = cast(Sequence[bytes], values)
         longest = max(map(len, messages), default=0)
-        if longest <= MAX_BYTES and not any(map(bytes.isspace, messages)):
+        if longest <= _CROWDED and not any(map(bytes.isspace, messages)):
             lines = b"\n".join((b"", *messages))
-            if (longest <= _LONG or _brackets(lines) < len(messages) + _BRACKETS) and not _has_half_pair(lines):
+            if (longest <= _LONG or _brackets(lines) < len(messages) + MAX_DEPTH) and not _has_half_pair(lines):
                 return lines, None
     shown = [(i, value) for i, value in enumerate(values) if value and _may_be_shown(value)]
     return b"\n".join((b"", *(value for _, value in shown))), np.array([i for i, _ in shown], np.int64)
 
 
 def _may_be_shown(value: bytes) -> bool:
-    if value.isspace() or _has_half_pair(value):
+    if len(value) > MAX_BYTES or value.isspace() or _has_half_pair(value):
         return False
-    return len(value) <= _LONG or (len(value) <= MAX_BYTES and _brackets(value) <= _BRACKETS)
+    if len(value) > _CROWDED and value.count(b":") > _COLONS:
+        return False
+    return len(value) <= _LONG or _brackets(value) <= MAX_DEPTH
 
 
 def _brackets(text: bytes) -> int:

@@ -6,8 +6,8 @@ its reject:
     class       what is wrong
     size        more than `MAX_BYTES`
     encoding    not UTF-8, be it in a field that nobody reads
+    nesting     arrays and objects more than `MAX_DEPTH` deep
     syntax      not one JSON text (RFC 8259: no NaN, no Infinity, no byte order mark, no half surrogate pair)
-    nesting     deeper than Python's recursion limit
     type        not an object
     missing, type, range   the first field of `_fields` that is absent, of another JSON type, or too large
     text        NUL, which PostgreSQL text cannot hold, in `name` or `created_at`
@@ -42,6 +42,10 @@ from consumer.rollup.registry import REGISTRY, Registry
 
 MAX_BYTES = 1 << 20
 """Longest message that is looked at, in bytes: Kafka's own default for what a broker accepts. A row has 400."""
+MAX_DEPTH = 500
+"""Levels of arrays and objects, the event itself included. A row has 1. The decoders would stop at Python's recursion
+limit, which is another one for each version of Python, and less the depth of the caller: a replay could then count what
+a consumer set aside. All programs reach this one."""
 MAX_SECONDS = 1e9
 """Largest duration either way, in seconds (32 years): its microseconds are exact in a double and sum in 64 bits."""
 
@@ -50,7 +54,7 @@ _SLICE = 250
 """Messages decoded in one go. When one of them is unfit, they are all decoded again, each on its own."""
 _NULL = int(NULL)
 _FOUND_CHARACTERS = 60
-_FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # the last one before `_too_deep` was asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +167,7 @@ class StrictJson:
                     for value in part
                     if len(value) <= MAX_BYTES and (value.isascii() or str(value, "utf-8"))
                 ]
-                if len(good) == len(part) and not self._may_repeat(part):
+                if len(good) == len(part) and not self._may_repeat(part) and not any(map(_too_deep, part)):
                     rows += good
                     continue
             except (*_FAULTS, TypeError):  # TypeError: a tombstone is None
@@ -186,6 +190,8 @@ class StrictJson:
         try:
             if not value.isascii():
                 value.decode()
+            if _too_deep(value):
+                raise _Invalid("nesting", f"arrays and objects are nested more than {MAX_DEPTH} deep")
             try:
                 row = self._decode_row(value)
             except msgspec.ValidationError:
@@ -196,8 +202,6 @@ class StrictJson:
             return row
         except UnicodeDecodeError as error:
             raise _Invalid("encoding", f"the message is not UTF-8: {error.reason} (byte {error.start})") from None
-        except RecursionError:
-            raise _Invalid("nesting", "the message is nested too deeply") from None
         except msgspec.DecodeError as error:
             raise _Invalid("syntax", str(error) if value else "the message is empty") from None
 
@@ -235,9 +239,18 @@ class StrictJson:
 
 
 _WHITE = " \t\r\n"
-_SPACE = re.compile(r"[ \t\r\n]*")
-_read_value = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
-"""The value that starts at a place in a text, and where it ends. Numbers stay text: they may be of any length."""
+_TEXTS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+"""Texts. Of bad syntax the last one may not end: it goes on to the end then, so that nothing is looked at twice."""
+
+
+def _too_deep(value: bytes) -> bool:
+    """Whether arrays and objects are nested more than `MAX_DEPTH` deep; also said of what is of bad syntax."""
+    if len(value) <= MAX_DEPTH or value.count(b"[") + value.count(b"{") <= MAX_DEPTH:
+        return False
+    outside = np.frombuffer(_TEXTS.sub(b"", value), np.uint8)
+    opened = np.cumsum((outside == ord("[")) | (outside == ord("{")))
+    closed = np.cumsum((outside == ord("]")) | (outside == ord("}")))
+    return bool((opened - closed > MAX_DEPTH).any())
 
 
 def _repeats(text: str) -> bool:
@@ -250,22 +263,28 @@ def _has_repeats(members: list[tuple[str, Any]]) -> bool:
 
 
 def _first_values(text: str) -> dict[str, str]:
-    """The keys of the object `text`, of good syntax, and the JSON text of the first value of each."""
-    first: dict[str, str] = {}
-    at = _after_space(text, 1)
-    while text[at] != "}":
-        key, at = _read_value(text, at)
-        start = _after_space(text, _after_space(text, at) + 1)  # +1: the colon
-        _, end = _read_value(text, start)
-        first.setdefault(key, text[start:end])
-        at = _after_space(text, end)
-        if text[at] == ",":
-            at = _after_space(text, at + 1)
-    return first
+    """The keys of the object `text`, of good syntax, and the JSON text of the first value of each. Arrays and objects
+    are empty there: no field may be one."""
+    values = json.loads(text, object_pairs_hook=_firsts, parse_int=_Number, parse_float=_Number)
+    return {key: _token(value) for key, value in values.items()}
 
 
-def _after_space(text: str, at: int) -> int:
-    return _SPACE.match(text, at).end()  # type: ignore[union-attr]  # it matches the empty text, too
+class _Number(str):
+    """A JSON number as it was written, of any length."""
+
+    __slots__ = ()
+
+
+def _firsts(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    return dict(reversed(members))
+
+
+def _token(value: Any) -> str:
+    if isinstance(value, _Number):
+        return value
+    if isinstance(value, dict | list):
+        return "{}" if isinstance(value, dict) else "[]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _id_column(rows: Sequence[Any], column: str) -> Int64Array:

@@ -163,6 +163,7 @@ def test_white_space_around_the_object_is_fine() -> None:
     assert accepted(b" \t\r\n" + message() + b"\n ") == accepted(message())
 
 
+TOO_DEEP = "arrays and objects are nested more than 500 deep"
 INT32 = "expected a 32-bit integer"
 SECONDS = "expected a number of seconds within \u00b11e9 or null"
 
@@ -257,12 +258,12 @@ SECONDS = "expected a number of seconds within \u00b11e9 or null"
         (message(name='"\ud800"'), "encoding", "the message is not UTF-8: invalid continuation byte (byte 19)"),
         (b"[1,\xe2\x82", "encoding", "the message is not UTF-8: unexpected end of data (byte 3)"),
         ('{"id":1}'.encode("utf-16"), "encoding", "the message is not UTF-8: invalid start byte (byte 0)"),
-        (b"[" * 100_000, "nesting", "the message is nested too deeply"),
-        (b'{"a":' * 100_000, "nesting", "the message is nested too deeply"),
+        (b"[" * 100_000, "nesting", TOO_DEEP),
+        (b'{"a":' * 100_000, "nesting", TOO_DEEP),
         (
             message(id="null", more=',"deep":' + "[" * 100_000 + "]" * 100_000),
             "nesting",
-            "the message is nested too deeply",
+            TOO_DEEP,
         ),
         (b" " * (MAX_BYTES + 1), "size", "the message has 1048577 bytes, more than 1048576"),
         (b"\xff" * (MAX_BYTES + 1), "size", "the message has 1048577 bytes, more than 1048576"),
@@ -276,6 +277,21 @@ def test_the_longest_message_is_still_read() -> None:
     value = message()
     assert accepted(value + b" " * (MAX_BYTES - len(value))) == accepted(value)
     assert rejected(value + b" " * (MAX_BYTES - len(value) + 1))[0] == "size"
+
+
+def test_what_is_nested_too_deeply_depends_on_the_message_alone() -> None:
+    """The decoders of JSON stop at Python's recursion limit, less the depth of the caller."""
+
+    def from_below(levels: int, value: bytes) -> Decoded:
+        return from_below(levels - 1, value) if levels else decode(value)
+
+    for more, fits in ((',"a":' + "[" * 499 + "]" * 499, True), (',"a":' + "[" * 500 + "]" * 500, False)):
+        for levels in (0, 60, 120):
+            assert bool(len(from_below(levels, message(more=more)).events)) is fits
+    for text in ("[" * 10_000, r"\"" + r"{\"a\":" * 2_000):
+        assert accepted(message(more=f',"text":"{text}"')) == accepted(message())
+    assert accepted(message(more=',"wide":[' + "[]," * 10_000 + "{}]")) == accepted(message())
+    assert rejected(b'{"a":"' + rb"\"[" * 300_000) == ("syntax", "Input data was truncated")
 
 
 @pytest.mark.parametrize("value", [None, b"[", b'{"x":"\xff"}', message(id="null"), message(name='"other"')])

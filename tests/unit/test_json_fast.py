@@ -168,3 +168,10 @@ def test_a_large_read_is_decoded_as_message_by_message(bad: float, unknown: floa
     values[::7] = [None] * len(values[::7])
     values[5::911] = [b'{"huge":1e400,' + GOOD[1:]] * len(values[5::911])  # fine, and still polars refuses it
     assert plain(JsonEvents().decode(values, NOW_US)) == plain(STRICT.decode(values, NOW_US))
+
+
+def test_a_key_given_very_often_does_not_take_the_square_of_the_time() -> None:
+    """polars would take seconds for this message; so it is not shown to it."""
+    value = message("," + ",".join(['"":0'] * 200_000))
+    assert read(GOOD, value, GOOD).doubtful.tolist() == [1]
+    assert plain(JsonEvents(fewest=0).decode([GOOD, value], NOW_US))["id"][1] == [1, 1]
