@@ -63,6 +63,8 @@ class Kafka(Server):
     `secure` adds a second listener of that protocol (SSL, SASL_SSL or SASL_PLAINTEXT), whose certificates come with
     `properties`; `scram` are its users' passwords for SCRAM-SHA-512. The plain one stays, for us: its user is
     User:ANONYMOUS.
+
+    `behind` is the port of a TCP proxy: a further plain listener, on `behind_port`, sends its clients through it.
     """
 
     title = "Kafka"
@@ -76,12 +78,15 @@ class Kafka(Server):
         *,
         secure: str | None = None,
         scram: Mapping[str, str] = MappingProxyType({}),
+        behind: int | None = None,
     ) -> None:
         super().__init__(folder, port, ("kafka.log", "kafka.out"))
         self.log, self.output = self._logs
         self._secure = secure
         self._secure_port = free_port() if secure else 0
         self._scram = scram
+        self._behind = behind
+        self.behind_port = free_port() if behind else 0
         self._properties = {**PROPERTIES, **properties}
         self._java_options: Sequence[str] | None = None  # None: those that make it start quickly
 
@@ -112,6 +117,10 @@ class Kafka(Server):
         listeners = [f"PLAINTEXT://127.0.0.1:{port}"]
         if self._secure:
             listeners.append(f"{self._secure}://{self.secure_bootstrap}")
+        advertised = list(listeners)
+        if self._behind:
+            listeners.append(f"BEHIND://127.0.0.1:{self.behind_port}")
+            advertised.append(f"BEHIND://127.0.0.1:{self._behind}")
         login = {}
         if self._secure and self._scram:
             module = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
@@ -123,8 +132,10 @@ class Kafka(Server):
             | self._properties
             | {
                 "listeners": ",".join([*listeners, f"CONTROLLER://127.0.0.1:{controller}"]),
-                "advertised.listeners": ",".join(listeners),
-                "listener.security.protocol.map": ",".join(["CONTROLLER:PLAINTEXT", *(f"{p}:{p}" for p in protocols)]),
+                "advertised.listeners": ",".join(advertised),
+                "listener.security.protocol.map": ",".join(
+                    ["CONTROLLER:PLAINTEXT", "BEHIND:PLAINTEXT", *(f"{p}:{p}" for p in protocols)]
+                ),
                 "inter.broker.listener.name": "PLAINTEXT",
                 "controller.quorum.voters": f"1@127.0.0.1:{controller}",
                 "log.dirs": str(self.folder / "data"),

@@ -188,7 +188,8 @@ class Proxy:
         if lossy is not None and lossy != self._lossy:
             self._lossy = lossy
             for each in [self._listener, *(one for pair in self._open.values() for one in pair)]:
-                _lose_what_arrives(each, lossy)
+                if each.fileno() >= 0:  # the listener is closed while connections are refused
+                    _lose_what_arrives(each, lossy)
 
     async def _accept(self, listener: socket.socket) -> None:
         while True:

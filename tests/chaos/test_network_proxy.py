@@ -142,6 +142,15 @@ def test_refused_and_cut(proxy: Proxy, client: Connection) -> None:
             again.execute("SELECT 1")
 
 
+def test_one_fault_after_the_other(proxy: Proxy, database_url: str) -> None:
+    url = through(proxy, database_url)
+    for fault in (proxy.refuse, proxy.lose_packets, proxy.silence, proxy.refuse, proxy.cut):
+        fault()
+    proxy.restore()
+    with psycopg.connect(url) as client:
+        assert client.execute("SELECT 1").fetchone() == (1,)
+
+
 def test_a_cut_is_a_reset_and_not_an_end() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, Proxy(server.getsockname()[1]) as proxy:
         proxy.interfere = lambda piece: Cut(0.5) if piece.content == b"abcd" else None
