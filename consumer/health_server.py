@@ -29,7 +29,8 @@ SLOW_CLIENT_SECONDS = 5.0
 """How long one client may take for its whole request and answer. Below Prometheus's usual scrape timeout of 10 s."""
 
 MOST_CLIENTS = 64
-"""Connections at once; more are closed unanswered. Prometheus and the probes need a handful."""
+"""Connections at once; one more takes the place of the oldest. Prometheus and the probes need a handful, and are
+answered in milliseconds: it is slow clients that lose their place to them, and never the other way round."""
 
 _TURN_SECONDS = 0.2
 
@@ -125,7 +126,8 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: str, port: int, pages: Mapping[str, Page], client_seconds: float) -> None:
         self.pages = pages
         self._client_seconds = client_seconds
-        self._deadlines: dict[socket.socket, float] = {}
+        self._deadlines: dict[socket.socket, float] = {}  # the oldest first
+        self._serving: set[socket.socket] = set()  # those whose thread has not ended yet
         self._deadlines_lock = threading.Lock()
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
         super().__init__((address, port), _Handler)
@@ -136,14 +138,18 @@ class _Server(ThreadingHTTPServer):
 
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002
         with self._deadlines_lock:
-            if len(self._deadlines) >= MOST_CLIENTS:
+            if len(self._serving) >= 2 * MOST_CLIENTS:  # threads of those that lost their place take a moment to end
                 return False
+            if len(self._deadlines) >= MOST_CLIENTS:
+                self._hang_up(next(iter(self._deadlines)))
             self._deadlines[request] = time.monotonic() + self._client_seconds
+            self._serving.add(request)
         return True
 
     def shutdown_request(self, request: Any) -> None:
         with self._deadlines_lock:
             self._deadlines.pop(request, None)
+            self._serving.discard(request)
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
@@ -151,9 +157,13 @@ class _Server(ThreadingHTTPServer):
         now = time.monotonic()
         with self._deadlines_lock:
             for request in [r for r, deadline in self._deadlines.items() if deadline < now]:
-                del self._deadlines[request]
-                with contextlib.suppress(OSError):  # the client was faster
-                    request.shutdown(socket.SHUT_RDWR)  # its thread reads an end, and closes
+                self._hang_up(request)
+
+    def _hang_up(self, request: socket.socket) -> None:
+        """Cut a client off, with the lock held."""
+        del self._deadlines[request]
+        with contextlib.suppress(OSError):  # the client was faster
+            request.shutdown(socket.SHUT_RDWR)  # its thread reads an end, and closes
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         error = sys.exception()
@@ -167,11 +177,16 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
     error_content_type = "text/plain; charset=utf-8"
     error_message_format = "%(code)d %(message)s\n"
+    default_request_version = "HTTP/1.0"  # what cannot be understood is answered with a status, too
 
     def __getattr__(self, name: str) -> Callable[[], None]:
         if name.startswith("do_"):  # any method but those below
             return self._refuse
         raise AttributeError(name)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
+        """Refuse a request without saying what was in it."""
+        super().send_error(code)
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]

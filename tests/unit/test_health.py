@@ -270,12 +270,13 @@ def test_a_client_that_trickles_is_cut_off_too() -> None:
         client.close()
 
 
-def test_there_is_an_end_to_the_number_of_clients() -> None:
+def test_the_oldest_of_too_many_clients_loses_its_place() -> None:
     with serving(client_seconds=30.0) as site:
         held = [socket.create_connection(("127.0.0.1", site.server.port), timeout=10) for _ in range(MOST_CLIENTS)]
-        with socket.create_connection(("127.0.0.1", site.server.port), timeout=10) as one_more:
-            assert one_more.recv(1) == b""
-        held.pop().close()
+        assert site.probe("/livez") == (200, [])
+        assert held[0].recv(1) == b""
+        held[1].sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert held[1].recv(12) == b"HTTP/1.0 200"
         for client in held:
             client.close()
 
