@@ -15,6 +15,9 @@ from consumer.errors import ConfigurationError
 PREFIX = "KAFKA_"
 FILE_SUFFIX = "_FILE"
 
+MOST_SECRET_BYTES = 65_536
+"""Far above any password, key or URL; a file that never ends is not read for ever."""
+
 OURS = frozenset({"KAFKA_BOOTSTRAP_SERVERS", "KAFKA_TOPICS", "KAFKA_GROUP_ID"})
 """Settings with a row of their own in `consumer.settings`."""
 
@@ -122,14 +125,30 @@ def is_foreign(variable: str) -> bool:
 
 
 def read_secret_file(variable: str, path: str) -> str:
-    """The text of a file that holds a secret, without the line end that editors add."""
+    """The text of a file that holds a secret, without the line ends that editors add.
+
+    Raises:
+        ConfigurationError: it cannot be read, is empty, larger than `MOST_SECRET_BYTES`, or no text. The message has
+            nothing of the file, and names it only if `path` looks like a path: it may be the secret itself.
+    """
     try:
-        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeError) as error:
-        cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigurationError(
-            f"{variable} is wrong: cannot read {path!r} ({cause}); allowed: the path of a readable text file"
-        ) from error
+        with Path(path).open("rb") as file:
+            content = file.read(MOST_SECRET_BYTES + 1)
+        if len(content) > MOST_SECRET_BYTES:
+            cause = f"it has more than {MOST_SECRET_BYTES} bytes"
+        elif not (text := content.decode().rstrip("\r\n")):
+            cause = "it is empty"
+        elif "\0" in text:
+            cause = "it is not text"
+        else:
+            return text
+    except (OSError, ValueError) as error:  # of which UnicodeError is one, and a path with a NUL
+        cause = error.strerror if isinstance(error, OSError) and error.strerror else "it is not UTF-8 text"
+    shown = repr(path) if Path(path).is_absolute() else "a file whose name is not shown, since it is no absolute path"
+    # Without the cause: a UnicodeError holds what it could not decode.
+    raise ConfigurationError(
+        f"{variable} is wrong: cannot read {shown} ({cause}); allowed: the path of a readable text file"
+    ) from None
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
