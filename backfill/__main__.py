@@ -11,12 +11,13 @@ from backfill import rebuild
 from backfill.explain import explain
 from backfill.interactive import Chosen, interactive
 from backfill.report import Report
-from backfill.selection import Selection, WrongUse, select
+from backfill.selection import Selection, select
 from backfill.set_timezone import set_timezone
 from backfill.stale import close_days, rebuild_stale, stop_on_signal, watch
 from backfill.status import status
 from backfill.verify_command import verify
 from consumer import __version__, command_line
+from consumer.errors import WrongUse
 from consumer.settings import DatabaseSettings, WatchSettings
 
 app = App(

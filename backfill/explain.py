@@ -12,12 +12,13 @@ from backfill.explain_day import DayExplained, account_of, explain_day
 from backfill.explain_event import EventExplained, Fate, explain_event
 from backfill.explain_report import print_day, print_event
 from backfill.explain_sentences import day_sentences, event_sentences
-from backfill.selection import DateRange, Selection, WrongUse, select
+from backfill.selection import DateRange, Selection, select
 from backfill.snapshot import open_snapshot
-from backfill.tables import print_json
+from consumer.errors import WrongUse
 from consumer.rollup.days import day_date, instant, local_day
 from consumer.rollup.registry import REGISTRY
 from consumer.settings import DatabaseSettings
+from consumer.tables import print_json
 
 
 def explain(

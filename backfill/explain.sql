@@ -130,9 +130,9 @@ WHERE r.account_id = %(account)s AND r.name = ANY(%(names)s) AND r.created_at >=
     AND coalesce(abs(r.value) <= 1e9, true) AND coalesce(abs(r.value_in_business_hours) <= 1e9, true);
 
 -- name: letters_with
--- Dead letters whose value has these digits somewhere.
+-- Dead letters whose value has these digits somewhere. Those that were replayed are events like others by now.
 SELECT topic, partition, "offset", created_at, error_class, reason, value FROM dead_letters
-WHERE position(%(digits)s::bytea IN value) > 0
+WHERE replayed_at IS NULL AND position(%(digits)s::bytea IN value) > 0
 ORDER BY id;
 
 -- name: letters_that_do_not_parse
@@ -141,4 +141,4 @@ SELECT
     count(*), count(*) FILTER (WHERE key = %(key)s::bytea),
     count(*) FILTER (WHERE position(%(digits)s::bytea IN value) > 0)
 FROM dead_letters
-WHERE error_class = ANY(%(classes)s);
+WHERE replayed_at IS NULL AND error_class = ANY(%(classes)s);

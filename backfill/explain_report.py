@@ -9,7 +9,7 @@ from backfill.explain_event import EventExplained
 from backfill.explain_rows import Compared
 from backfill.explain_sentences import day_sentences, event_sentences
 from backfill.letters import Letter
-from backfill.tables import harmless, print_table
+from consumer.tables import harmless, print_table
 
 
 def print_day(found: DayExplained, out: TextIO | None = None) -> None:

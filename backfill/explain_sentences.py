@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from backfill.explain_day import DayExplained
 from backfill.explain_event import EventDay, EventExplained, Fate
 from backfill.letters import Unreadable
-from backfill.tables import cell_text
+from consumer.tables import cell_text
 
 STATES = {
     "stale": "it waits for a rebuild",

@@ -9,10 +9,10 @@ from backfill.plan import Estimate, estimate, units
 from backfill.report import Report
 from backfill.run import Runner
 from backfill.selection import Resolved, Selection, resolve
-from backfill.tables import print_json
 from backfill.work import work
 from consumer.rollup.rebuild import Result
 from consumer.settings import DatabaseSettings
+from consumer.tables import print_json
 
 
 @dataclass(frozen=True, slots=True)

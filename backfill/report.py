@@ -21,8 +21,8 @@ from rich.progress import (
 from rich.text import Text
 
 from backfill.plan import Day
-from backfill.tables import print_json
 from consumer.rollup.rebuild import Rebuilt, Result
+from consumer.tables import print_json
 
 EVERY_DAY = 100
 """Up to so many days each gets its line; of more, only those with a problem do."""

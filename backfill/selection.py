@@ -10,7 +10,7 @@ from datetime import date, datetime, timedelta
 import psycopg
 
 from backfill.statements import STATEMENTS
-from consumer.errors import RollupError
+from consumer.errors import WrongUse
 from consumer.handlers.timestamps import EARLIEST_US, MAX_AHEAD_US
 from consumer.rollup.days import day_date, instant, is_known, local_day
 from consumer.rollup.registry import REGISTRY, Registry
@@ -25,12 +25,6 @@ _RELATIVE = {"today": 0, "yesterday": -1}
 
 Endpoint = date | int
 """A date, or days from today (0 is today, -1 yesterday)."""
-
-
-class WrongUse(RollupError):  # noqa: N818 - what it is called in every manual
-    """The command line asks for something that does not exist; the message says what to write instead."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,13 @@ from cyclopts import Parameter
 
 from backfill import zone_dialogue
 from backfill.dialogue import on_terminal
-from backfill.tables import print_json
 from backfill.zone_change import LEAST_ACCOUNT, MOST_ACCOUNT, ZoneChangeError, change_timezone, connection
 from backfill.zone_consequences import Consequences
 from backfill.zone_rebuild import rebuild_account
 from consumer.errors import ConfigurationError
 from consumer.rollup.days import validate_timezone
 from consumer.settings import DatabaseSettings
+from consumer.tables import print_json
 
 FAILED, WRONG_USE = 1, 2
 

@@ -24,11 +24,11 @@ from backfill.status_findings import (
     stale_problems,
 )
 from backfill.status_report import print_status
-from backfill.tables import print_json
 from backfill.topic_logs import TopicLog, first_unread, topic_logs
 from consumer.rollup.batch import Partition
 from consumer.rollup.statements import load_statements
 from consumer.settings import DatabaseSettings, Settings
+from consumer.tables import print_json
 
 KAFKA_TIMEOUT_SECONDS = 3.0
 

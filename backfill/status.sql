@@ -25,7 +25,10 @@ FROM rollup_days;
 SELECT count(*), count(DISTINCT (account_id, date)), min(recorded_at) FROM late_events;
 
 -- name: dead_letters
-SELECT error_class, count(*), max(created_at) FROM dead_letters GROUP BY error_class ORDER BY count(*) DESC, error_class;
+-- Those that wait for somebody.
+SELECT error_class, count(*), max(created_at) FROM dead_letters
+WHERE replayed_at IS NULL AND discarded_at IS NULL
+GROUP BY error_class ORDER BY count(*) DESC, error_class;
 
 -- name: bitmap
 SELECT count(*), coalesce(sum(octet_length(bits)), 0)::bigint, max(last_day) FROM counted_events;

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from backfill.tables import cell_text
 from backfill.topic_logs import TopicLog
 from consumer.rollup.batch import Partition
 from consumer.rollup.offsets import Stored, gap
+from consumer.tables import cell_text
 
 LONG_STALE = timedelta(hours=1)
 """A worker that looks every few seconds rebuilds a day within minutes; one that waits for longer has no worker, or

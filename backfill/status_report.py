@@ -4,7 +4,7 @@ import sys
 from typing import TextIO
 
 from backfill.status_findings import Status
-from backfill.tables import cell_text, harmless, print_table
+from consumer.tables import cell_text, harmless, print_table
 
 STATES = {
     "open": "counted live; exact up to the last commit",

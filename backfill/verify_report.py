@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from backfill.tables import print_json, print_table
 from backfill.verdict import WRONG, Difference, State, Verdict, Verified
+from consumer.tables import print_json, print_table
 
 MOST_ROWS = 1000
 """Differing rows that are printed, all days together; the days' table tells the number of all."""

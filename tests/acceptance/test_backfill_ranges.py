@@ -331,7 +331,7 @@ def test_failures_are_listed_again_where_they_may_have_scrolled_away(conn: Conne
 )
 def test_wrong_use_is_one_line_and_writes_nothing(conn: Connection, words: str, said: str) -> None:
     from backfill.__main__ import app
-    from backfill.selection import WrongUse
+    from consumer.errors import WrongUse
 
     before = contents(conn)
     with pytest.raises(WrongUse, match=re.escape(said)) as raised:

@@ -196,7 +196,8 @@ def test_a_gap_in_the_raw_events_is_found_wherever_it_is(conn: Connection, run_p
     conn.execute("INSERT INTO account_settings (account_id, reporting_timezone) VALUES (50, 'UTC')")
     conn.execute(
         "INSERT INTO reporting_events (id, name, value, account_id, created_at, updated_at)"
-        " SELECT 5000000 + n, 'reply_time', 1, 50, %s::date + n * interval '1 hour', now() FROM generate_series(-24, 71) AS n",
+        " SELECT 5000000 + n, 'reply_time', 1, 50, %s::date + n * interval '1 hour', now()"
+        " FROM generate_series(-24, 71) AS n",
         (day,),
     )
     assert (

@@ -16,8 +16,8 @@ from backfill.explain_report import print_day, print_event
 from backfill.explain_sentences import day_sentences, event_sentences
 from backfill.letters import read_members
 from backfill.snapshot import snapshot
-from backfill.tables import print_json
 from consumer.rollup.registry import REGISTRY, Dimension, Kind, Metric, Registry
+from consumer.tables import print_json
 from tests.fixtures.rollup import NOON, TODAY, Rollup, make_event, message_value
 
 DAY = timedelta(days=1)

@@ -14,9 +14,9 @@ from backfill.snapshot import snapshot
 from backfill.status import read_status, with_lag
 from backfill.status_findings import Status, reading_problems
 from backfill.status_report import print_status
-from backfill.tables import print_json
 from backfill.topic_logs import TopicLog, topic_logs
 from consumer.rollup.batch import Partition
+from consumer.tables import print_json
 from tests.fixtures.rollup import GROUP, NOON, TODAY, TOPIC, TOPIC_ID, Rollup, make_event
 from tests.fixtures.services import MakeTopic
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from backfill.tables import print_json, print_table
+from consumer.tables import print_json, print_table
 
 NOON = datetime(2026, 3, 11, 12, tzinfo=UTC)
 
