@@ -79,7 +79,7 @@ class Excess:
         causes = ", ".join(f"{number} {cause}" for cause, number in self.causes)
         return (
             f"{self.letter.source}: {self.measure} up to offset {self.letter.offset} cannot be events ({causes}), more "
-            f"than {self.limit} allows; the last one: {self.letter.reason}"
+            f"than {self.limit} allows"
         )
 
 

@@ -117,9 +117,10 @@ def test_the_error_says_what_where_and_what_to_do() -> None:
     assert error.exit_code == 6
     said = str(error)
     assert said.startswith("t[0]: 2 messages in a row up to offset 1 cannot be events (1 syntax, 1 type), more than")
-    for part in ("t[3]: 2 messages", "DEAD_LETTER_MAX_CONSECUTIVE=1", "expected an object", "Fix the producer"):
+    for part in ("t[3]: 2 messages", "DEAD_LETTER_MAX_CONSECUTIVE=1", "Fix the producer"):
         assert part in said
     assert "\n" not in said
+    assert "found" not in said  # reasons quote messages, and this line is logged
 
 
 @pytest.mark.parametrize("limits", [Limits(0.3, 10, 0), Limits(1.0, 2, 5), Limits(0.4, 20, 4), Limits(0.0, 5, 0)])
