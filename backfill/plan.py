@@ -15,8 +15,8 @@ from consumer.rollup.registry import REGISTRY, Registry
 ACCOUNTS_AT_ONCE = 32
 """Accounts whose day is rebuilt in one transaction: enough to share its cost, and soon over for consumers that wait."""
 
-DAYS_PER_SECOND = 250.0
-EVENTS_PER_SECOND = 250_000.0
+DAYS_PER_SECOND = 500.0
+EVENTS_PER_SECOND = 400_000.0
 """What one connection does, roughly: account-days without events, and raw events on top. docs/performance.md."""
 
 Day = tuple[int, date]
