@@ -61,11 +61,13 @@ def test_contents_of_messages_are_in_no_log_line_page_or_error(
     conn.execute("INSERT INTO account_settings (account_id, reporting_timezone) VALUES (42, 'UTC')")
     topic = make_topic(1)
     send(kafka_bootstrap, topic, *GOOD, *BAD)
-    consumer = start_consumer(topic, LOG_LEVEL="debug", DEAD_LETTER_MAX_RATIO=1)
+    # A log line for each: it tells of the first one of a batch.
+    one = {"FETCH_MAX_EVENTS": 1, "BATCH_MAX_EVENTS": 1}
+    consumer = start_consumer(topic, LOG_LEVEL="debug", DEAD_LETTER_MAX_RATIO=1, **one)
     wait_until_read(conn, kafka_bootstrap, topic, consumer)
     became = total(conn)
     assert (became.dead, became.messages) == (len(BAD), len(GOOD) + len(BAD))
-    letters = consumer.wait_for_log("dead_letters")
+    letters = consumer.wait_for_log("dead_letters", len(BAD))
     assert "dead-letters list" in letters["message"]
     assert MARK not in everything_said(consumer)
 
