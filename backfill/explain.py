@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from backfill.explain_day import DayExplained, account_of, explain_day
+from backfill.explain_day import DayExplained, account_of, check_known, explain_day
 from backfill.explain_event import EventExplained, Fate, explain_event
 from backfill.explain_report import print_day, print_event
 from backfill.explain_sentences import day_sentences, event_sentences
@@ -53,13 +53,13 @@ def explain(
             return _show_event(explain_event(conn, REGISTRY, event, microseconds(now)), json)
     if account is None or date is None:
         raise WrongUse("name a day, --account A --date D, or an event, --event ID")
-    if not -(2**31) <= account < 2**31:
-        raise WrongUse(f"--account: {account} is no 32-bit integer, so no account has it")
     named = _one_day(select((account,), False, (date,), False, now=now))
     _check_metric(metric)
     with open_snapshot(DatabaseSettings.load()) as conn:
-        today = day_date(local_day(account_of(conn, account).timezone or "UTC", microseconds(now)))
-        [day] = named.dates(today)
+        timezone = account_of(conn, account).timezone or "UTC"
+        check_known(account, timezone)
+        today = day_date(local_day(timezone, microseconds(now)))
+        day, _ = named.span(today)
         return _show_day(explain_day(conn, REGISTRY, account, day, metric, microseconds(now)), json)
 
 

@@ -10,9 +10,10 @@ from backfill.letters import Letter, Unreadable, letters_naming, unreadable
 from backfill.snapshot import Connection
 from consumer.errors import RollupError
 from consumer.handlers import handler_for
-from consumer.rollup.days import day_number, day_start_us, instant
+from consumer.rollup.days import day_number, day_start_us, instant, is_known, tzdata_version
 from consumer.rollup.registry import Registry
 from consumer.rollup.statements import load_statements
+from consumer.tables import harmless
 
 STATEMENTS = load_statements("backfill", "explain.sql")
 FEW = 20
@@ -127,6 +128,7 @@ def explain_day(
     rows: list[Compared] = []
     start = end = None
     if timezone:
+        check_known(account_id, timezone)
         start, end = bounds(timezone, day)
         within = {**key, **raw_bounds(conn, start, end), "names": names}
         found = conn.execute(STATEMENTS["raw_by_name"], {**within, "few": SAMPLES})
@@ -174,6 +176,15 @@ def account_of(conn: Connection, account_id: int) -> Account:
     """An account's settings; one without a row has no time zone."""
     row = conn.execute(STATEMENTS["account"], {"account": account_id}).fetchone()
     return Account(account_id, *row) if row else Account(account_id, None, False, None)
+
+
+def check_known(account_id: int, timezone: str) -> None:
+    """Raises RollupError if this program's tzdata, older than the schema's, does not know an account's time zone."""
+    if not is_known(timezone):
+        raise RollupError(
+            f"account {account_id} is in {harmless(timezone)}, which this program's tzdata ({tzdata_version()}) does "
+            "not know, so its days have no bounds here: deploy the release that the schema came with"
+        )
 
 
 def day_of(conn: Connection, account_id: int, day: date) -> DayRow | None:

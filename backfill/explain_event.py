@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
 
-from backfill.explain_day import DayRow, account_of, bounds, day_of, raw_bounds, utc, why_invalid
+from backfill.explain_day import DayRow, account_of, bounds, check_known, day_of, raw_bounds, utc, why_invalid
 from backfill.letters import Letter, Unreadable, letters_naming, unreadable
 from backfill.snapshot import Connection
 from consumer.handlers import handler_for
@@ -184,6 +184,7 @@ def _day(conn: Connection, registry: Registry, raw: RawRow) -> EventDay | None:
     timezone = account_of(conn, raw.account_id).timezone
     if timezone is None or raw.created_at is None or raw.out_of_range:
         return None
+    check_known(raw.account_id, timezone)
     number = local_day(timezone, _microseconds(raw.created_at))
     on = day_date(number)
     row = day_of(conn, raw.account_id, on)

@@ -1,9 +1,9 @@
 """What a backfill is going to do: units of work, each one transaction, and what they will take."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, timedelta
-from itertools import groupby
+from datetime import date, datetime, timedelta
+from itertools import islice
 
 import psycopg
 
@@ -15,8 +15,16 @@ from consumer.rollup.registry import REGISTRY, Registry
 ACCOUNTS_AT_ONCE = 32
 """Accounts whose day is rebuilt in one transaction: enough to share its cost, and soon over for consumers that wait."""
 
+<<<<<<< HEAD
 DAYS_PER_SECOND = 500.0
 EVENTS_PER_SECOND = 400_000.0
+=======
+RANGES_AT_ONCE = 100
+"""Ranges whose raw events are counted by one statement: few enough to be over before it is cancelled."""
+
+DAYS_PER_SECOND = 250.0
+EVENTS_PER_SECOND = 250_000.0
+>>>>>>> 1969894 (wip)
 """What one connection does, roughly: account-days without events, and raw events on top. docs/performance.md."""
 
 Day = tuple[int, date]
@@ -35,18 +43,12 @@ class Unit:
         return [(account, self.date) for account in self.accounts]
 
 
-def units(resolved: Resolved) -> list[Unit]:
+def units(resolved: Resolved) -> Iterator[Unit]:
     """The units of a selection, oldest date first. Accounts of one time zone go together: their day is one interval."""
-
-    def of(day: Day) -> tuple[date, str]:
-        return day[1], resolved.timezones[day[0]]
-
-    made: list[Unit] = []
-    for (when, _), group in groupby(sorted(resolved.days, key=lambda day: (*of(day), day[0])), key=of):
-        accounts = [account for account, _ in group]
-        starts = range(0, len(accounts), ACCOUNTS_AT_ONCE)
-        made += [Unit(when, tuple(accounts[start : start + ACCOUNTS_AT_ONCE])) for start in starts]
-    return made
+    for day, by_timezone in resolved.by_date():
+        for accounts in by_timezone.values():
+            for start in range(0, len(accounts), ACCOUNTS_AT_ONCE):
+                yield Unit(day, tuple(accounts[start : start + ACCOUNTS_AT_ONCE]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,40 +70,32 @@ class Estimate:
 
 
 def estimate(conn: psycopg.Connection, resolved: Resolved, jobs: int, registry: Registry = REGISTRY) -> Estimate:
-    """Count the raw events of a selection: one look into the index for each time zone and run of dates."""
+    """Count the raw events of a selection: a look into the index for each account, event name and run of dates."""
     raw_events = 0
-    for name, first, last, accounts in _stretches(resolved):
-        bounds = [instant(day_start_us(name, day_number(day))) for day in (first, last + timedelta(days=1))]
-        where = {"accounts": accounts, "names": list(registry.event_names), "start": bounds[0], "end": bounds[1]}
-        row = conn.execute(STATEMENTS["count_raw_events"], where).fetchone()
+    ranges = _ranges(resolved)
+    while listed := list(islice(ranges, RANGES_AT_ONCE)):
+        accounts, starts, ends = zip(*listed, strict=True)
+        where = {"accounts": list(accounts), "starts": list(starts), "ends": list(ends)}
+        asked = {**where, "names": list(registry.event_names)}
+        row = conn.execute(STATEMENTS["count_raw_events"], asked, prepare=False).fetchone()
         raw_events += row[0] if row else 0
-    dates = [day for _, day in resolved.days]
+    days = resolved.count
     return Estimate(
-        accounts=len({account for account, _ in resolved.days}),
-        days=len(dates),
-        first=min(dates, default=None),
-        last=max(dates, default=None),
+        accounts=len(resolved.spans),
+        days=days,
+        first=min((spans[0][0] for spans in resolved.spans.values()), default=None),
+        last=max((spans[-1][1] for spans in resolved.spans.values()), default=None),
         raw_events=raw_events,
-        seconds=(len(dates) / DAYS_PER_SECOND + raw_events / EVENTS_PER_SECOND) / jobs,
+        seconds=(days / DAYS_PER_SECOND + raw_events / EVENTS_PER_SECOND) / jobs,
     )
 
 
-def _stretches(resolved: Resolved) -> Iterator[tuple[str, date, date, list[int]]]:
-    """(time zone, first date, last date, accounts) that cover every day once."""
-    by_dates: dict[tuple[str, date, date], list[int]] = {}
-    for account, days in groupby(sorted(resolved.days), key=lambda day: day[0]):
-        for first, last in _runs([day for _, day in days]):
-            by_dates.setdefault((resolved.timezones[account], first, last), []).append(account)
-    for (name, first, last), accounts in by_dates.items():
-        yield name, first, last, accounts
-
-
-def _runs(dates: Sequence[date]) -> Iterator[tuple[date, date]]:
-    """Sorted dates as (first, last) of dates that follow each other."""
-    first = before = dates[0]
-    for day in dates[1:]:
-        if day - before > timedelta(days=1):
-            yield first, before
-            first = day
-        before = day
-    yield first, before
+def _ranges(resolved: Resolved) -> Iterator[tuple[int, datetime, datetime]]:
+    """(account, instant, instant) that cover every day once."""
+    for account, spans in resolved.spans.items():
+        for first, last in spans:
+            bounds = (
+                day_start_us(resolved.timezones[account], day_number(day)) for day in (first, last + timedelta(1))
+            )
+            starts, ends = map(instant, bounds)
+            yield account, starts, ends

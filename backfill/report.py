@@ -27,8 +27,8 @@ from consumer.tables import print_json
 EVERY_DAY = 100
 """Up to so many days each gets its line; of more, only those with a problem do."""
 
-_LINE_SECONDS = 5.0
-"""How often a line tells the progress where there is no terminal."""
+LINE_SECONDS = 5.0
+"""How often a line tells of progress where there is no terminal."""
 
 WORDS = {
     Result.REBUILT: "rebuilt",
@@ -199,7 +199,7 @@ class Report:
             self._bar.advance(self._bar.task_ids[0])
             return
         now = time.monotonic()
-        if self._quiet or self._json or self._few or now - self._told < _LINE_SECONDS:
+        if self._quiet or self._json or self._few or now - self._told < LINE_SECONDS:
             return
         self._told = now
         rate = self.done / max(1e-9, now - self._began)

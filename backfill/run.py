@@ -26,11 +26,18 @@ class Runner:
     Args:
         settings: how to reach the database.
         stop: set to end waits between attempts early.
+        on_trouble: told why, whenever the connection is lost or cannot be made, before the next attempt.
     """
 
-    def __init__(self, settings: DatabaseSettings, stop: threading.Event | None = None) -> None:
+    def __init__(
+        self,
+        settings: DatabaseSettings,
+        stop: threading.Event | None = None,
+        on_trouble: Callable[[str], None] | None = None,
+    ) -> None:
         self._settings = settings
         self._stop = stop or threading.Event()
+        self._on_trouble = on_trouble
         self._conn: psycopg.Connection | None = None
         self._rebuilder: Rebuilder | None = None
 
@@ -50,17 +57,21 @@ class Runner:
             try:
                 return action()
             except psycopg.Error as error:
-                if not database.is_transient(error) or self._stop.wait(backoff.delay(failures)):
+                if not database.is_transient(error):
+                    raise
+                if self._on_trouble and not self.connected:
+                    self._on_trouble(one_line(error))
+                if self._stop.wait(backoff.delay(failures)):
                     raise
         return action()
 
     def execute(self, statement: LiteralString, parameters: Mapping[str, Any]) -> int:
         """Execute one statement in a transaction of its own; how many rows it changed or found."""
-        return self.attempt(lambda: self.ready()[0].execute(statement, parameters).rowcount)
+        return self.attempt(lambda: self.connection().execute(statement, parameters).rowcount)
 
     def fetch(self, statement: LiteralString, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Ask one question; all rows of its answer."""
-        return self.attempt(lambda: self.ready()[0].execute(statement, parameters).fetchall())
+        return self.attempt(lambda: self.connection().execute(statement, parameters).fetchall())
 
     @property
     def connected(self) -> bool:
@@ -78,16 +89,28 @@ class Runner:
         if self._conn is not None:
             self._conn.close()
 
-    def _connected(self) -> psycopg.Connection:
+    def connection(self) -> psycopg.Connection:
+        """The connection, made if need be: enough for whoever only asks, even where nothing may be written.
+
+        Raises:
+            SchemaError: migrations are missing, or newer than this program.
+            psycopg.Error: the database is away.
+        """
         if self._conn is None or not self.connected:
             self._rebuilder = None
-            self._conn = database.connect(
+            conn = database.connect(
                 self._settings.database_url,
                 statement_timeout=self._settings.db_statement_timeout_seconds,
                 application="reporting-rollup backfill",
             )
-            # A rebuild cannot be read again from Kafka: wait for the disk.
-            self._conn.execute("SET synchronous_commit = on")
+            try:
+                # A rebuild cannot be read again from Kafka: wait for the disk.
+                conn.execute("SET synchronous_commit = on")
+                check_schema(conn)
+            except BaseException:
+                conn.close()
+                raise
+            self._conn = conn
         return self._conn
 
     def ready(self) -> tuple[psycopg.Connection, Rebuilder]:
@@ -97,8 +120,12 @@ class Runner:
             SchemaError: migrations are missing, or newer than this program.
             psycopg.Error: the database is away.
         """
-        conn = self._connected()
+        conn = self.connection()
         if self._rebuilder is None:
-            check_schema(conn)
             self._rebuilder = Rebuilder(conn, REGISTRY, self._settings.open_days)
         return conn, self._rebuilder
+
+
+def one_line(error: psycopg.Error) -> str:
+    """What PostgreSQL or its client said."""
+    return " ".join(str(error).split())

@@ -3,9 +3,11 @@
 Dates are local dates of each account, so `yesterday` may be another date for each.
 """
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right, insort
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from itertools import pairwise
 
 import psycopg
 
@@ -21,10 +23,21 @@ EARLIEST = date(1999, 12, 31)
 AHEAD_DAYS = 2
 """An event may be a day ahead of the clock; so its local date is at most two after that of UTC."""
 
+MOST_NAMED = 5
+"""So many accounts or dates are told one by one."""
+
 _RELATIVE = {"today": 0, "yesterday": -1}
+
+LEAST_ACCOUNT, MOST_ACCOUNT = -(2**31), 2**31 - 1
+"""What an integer column holds."""
+
+DAY = timedelta(days=1)
 
 Endpoint = date | int
 """A date, or days from today (0 is today, -1 yesterday)."""
+
+Spans = tuple[tuple[date, date], ...]
+"""(first, last) dates, both included, in order and apart from each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +47,10 @@ class DateRange:
     first: Endpoint
     last: Endpoint
 
-    def dates(self, today: date) -> Iterator[date]:
-        """Every date of the range, for an account where it is `today`."""
+    def span(self, today: date) -> tuple[date, date]:
+        """The first and the last date, for an account where it is `today`; the last may be before the first."""
         first, last = (end if isinstance(end, date) else today + timedelta(days=end) for end in (self.first, self.last))
-        for n in range((last - first).days + 1):
-            yield first + timedelta(days=n)
+        return first, last
 
     def __str__(self) -> str:
         first, last = (_endpoint_text(end) for end in (self.first, self.last))
@@ -57,22 +69,68 @@ class Selection:
     accounts: tuple[int, ...] | None
     dates: tuple[DateRange, ...] | None
 
+    def __str__(self) -> str:
+        """As it would be asked for again."""
+        accounts, dates = ["--all-accounts"], ["--all-dates"]
+        if self.accounts is not None:
+            accounts = [f"--account {account}" for account in self.accounts[:MOST_NAMED]]
+            accounts += [f"(and {more} more)"] if (more := len(self.accounts) - MOST_NAMED) > 0 else []
+        if self.dates is not None:
+            dates = [f"--date {one}" for one in self.dates[:MOST_NAMED]]
+            dates += [f"(and {more} more)"] if (more := len(self.dates) - MOST_NAMED) > 0 else []
+        return " ".join([*accounts, *dates])
+
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What it comes to.
+    """What it comes to. Days are made when they are asked for: there may be tens of millions.
 
     Attributes:
-        days: (account, local date) pairs, oldest date first, each once.
+        spans: account -> its local dates; accounts without any are left out.
         timezones: account -> IANA name.
         without_timezone: accounts that were named and have none, or are unknown.
         unknown_timezone: accounts whose time zone this program's tzdata does not know; they have no days here.
     """
 
-    days: list[tuple[int, date]]
-    timezones: dict[int, str]
-    without_timezone: list[int]
-    unknown_timezone: dict[int, str] = field(default_factory=dict)
+    spans: Mapping[int, Spans]
+    timezones: Mapping[int, str]
+    without_timezone: Sequence[int] = ()
+    unknown_timezone: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """How many (account, local date) pairs there are."""
+        return sum((last - first).days + 1 for spans in self.spans.values() for first, last in spans)
+
+    def __contains__(self, day: tuple[int, date]) -> bool:
+        spans = self.spans.get(day[0], ())
+        at = bisect_right(spans, day[1], key=lambda span: span[0]) - 1
+        return at >= 0 and day[1] <= spans[at][1]
+
+    def days(self) -> Iterator[tuple[int, date]]:
+        """(account, local date) pairs, oldest date first, each once."""
+        of_date: Mapping[str, Sequence[int]] | None = None
+        accounts: list[int] = []
+        for day, by_timezone in self.by_date():
+            if by_timezone is not of_date:
+                of_date, accounts = by_timezone, sorted(a for each in by_timezone.values() for a in each)
+            yield from ((account, day) for account in accounts)
+
+    def by_date(self) -> Iterator[tuple[date, Mapping[str, Sequence[int]]]]:
+        """Every date, oldest first, with its accounts by time zone; the same object for dates that have the same."""
+        changes: dict[date, list[tuple[str, int, bool]]] = {}
+        for account, spans in self.spans.items():
+            for first, last in spans:
+                changes.setdefault(first, []).append((self.timezones[account], account, True))
+                changes.setdefault(last + DAY, []).append((self.timezones[account], account, False))
+        present: dict[str, list[int]] = {}
+        for at, until in pairwise(sorted(changes)):
+            for name, account, begins in changes[at]:
+                listed = present.setdefault(name, [])
+                insort(listed, account) if begins else listed.remove(account)
+            accounts = {name: tuple(present[name]) for name in sorted(present) if present[name]}
+            for n in range((until - at).days if accounts else 0):
+                yield at + n * DAY, accounts
 
 
 def select(
@@ -83,6 +141,9 @@ def select(
         raise WrongUse("name the days: --account A (repeatable) or --all-accounts, and --date D or --all-dates")
     if bool(dates) == all_dates:
         raise WrongUse("name the days: --date D (repeatable; also A..B, or yesterday) or --all-dates")
+    for each in account:
+        if not LEAST_ACCOUNT <= each <= MOST_ACCOUNT:
+            raise WrongUse(f"--account: {each} is no 32-bit integer, so no account has it")
     ranges = None if all_dates else parse_dates(dates)
     latest = now.date() + timedelta(days=AHEAD_DAYS)
     for one in ranges or ():
@@ -105,25 +166,36 @@ def parse_dates(texts: Sequence[str]) -> tuple[DateRange, ...]:
 
 
 def resolve(conn: psycopg.Connection, selection: Selection, now_us: int, registry: Registry = REGISTRY) -> Resolved:
-    """The (account, day) pairs of a selection. `now_us`: microseconds since the epoch, decides what yesterday is."""
+    """What a selection comes to. `now_us`: microseconds since the epoch, decides what yesterday is."""
     wanted = None if selection.accounts is None else list(selection.accounts)
     timezones: dict[int, str] = dict(conn.execute(STATEMENTS["timezones"], {"accounts": wanted}).fetchall())
     unknown = {account: name for account, name in timezones.items() if not is_known(name)}
     timezones = {account: name for account, name in timezones.items() if account not in unknown}
     today = {name: day_date(local_day(name, now_us)) for name in set(timezones.values())}
-    days: set[tuple[date, int]] = set()
+    spans: dict[int, Spans] = {}
     if selection.dates is None:
         where = {"accounts": list(timezones), "names": list(registry.event_names), **possible_instants(now_us)}
         found = conn.execute(STATEMENTS["first_raw_events"], where)
         for account, first_us in found:
             name = timezones[account]
             since = DateRange(max(EARLIEST, day_date(local_day(name, first_us))), -1)
-            days |= {(day, account) for day in since.dates(today[name])}
+            spans[account] = _apart([since.span(today[name])])
     else:
-        for account, name in timezones.items():
-            days |= {(day, account) for one in selection.dates for day in one.dates(today[name])}
+        shared = {name: _apart(one.span(present) for one in selection.dates) for name, present in today.items()}
+        spans = {account: shared[name] for account, name in timezones.items()}
     missing = [account for account in selection.accounts or () if account not in timezones and account not in unknown]
-    return Resolved([(account, day) for day, account in sorted(days)], timezones, missing, unknown)
+    return Resolved({account: each for account, each in spans.items() if each}, timezones, missing, unknown)
+
+
+def _apart(spans: Iterable[tuple[date, date]]) -> Spans:
+    """The same dates, in order, each once."""
+    apart: list[tuple[date, date]] = []
+    for first, last in sorted(span for span in spans if span[0] <= span[1]):
+        if apart and first <= apart[-1][1] + DAY:
+            apart[-1] = (apart[-1][0], max(last, apart[-1][1]))
+        else:
+            apart.append((first, last))
+    return tuple(apart)
 
 
 def possible_instants(now_us: int) -> dict[str, datetime]:

@@ -22,9 +22,13 @@ GROUP BY a.account_id
 ORDER BY a.account_id;
 
 -- name: count_raw_events
-SELECT count(*) FROM reporting_events AS r
-WHERE r.account_id = ANY(%(accounts)s::int[]) AND r.name = ANY(%(names)s)
-    AND r.created_at >= %(start)s AND r.created_at < %(end)s;
+SELECT coalesce(sum(f.events), 0)::bigint
+FROM unnest(%(accounts)s::int[], %(starts)s::timestamptz[], %(ends)s::timestamptz[]) AS a(account_id, starts, ends)
+CROSS JOIN unnest(%(names)s::text[]) AS n(name)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS events FROM reporting_events AS r
+    WHERE r.account_id = a.account_id AND r.name = n.name AND r.created_at >= a.starts AND r.created_at < a.ends
+) AS f;
 
 -- name: begin_run
 INSERT INTO backfill_runs (selection) VALUES (%(selection)s) RETURNING id;
@@ -32,11 +36,31 @@ INSERT INTO backfill_runs (selection) VALUES (%(selection)s) RETURNING id;
 -- name: end_run
 UPDATE backfill_runs SET finished_at = now() WHERE id = %(id)s;
 
--- name: unfinished_run
-SELECT id, selection, started_at FROM backfill_runs WHERE finished_at IS NULL ORDER BY id DESC LIMIT 1;
+-- name: unfinished_runs
+-- The newest first; overtaken: the same was asked for later, and came to its end.
+SELECT r.id, r.selection, r.started_at, EXISTS (
+    SELECT FROM backfill_runs AS later
+    WHERE later.id > r.id AND later.selection = r.selection AND later.finished_at IS NOT NULL
+) AS overtaken
+FROM backfill_runs AS r WHERE r.finished_at IS NULL ORDER BY r.id DESC;
 
--- name: rebuilt_since
-SELECT account_id, date FROM rollup_days WHERE rebuilt_at >= %(since)s;
+-- name: count_done
+-- Days of these ranges that are rebuilt since then, and not stale again.
+SELECT coalesce(sum(f.days), 0)::bigint
+FROM unnest(%(accounts)s::int[], %(firsts)s::date[], %(lasts)s::date[]) AS r(account_id, first, last)
+JOIN account_settings AS s USING (account_id)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS days FROM rollup_days AS d
+    WHERE d.account_id = r.account_id AND d.date BETWEEN r.first AND r.last
+        AND d.rebuilt_at >= %(since)s AND d.stale_since IS NULL AND d.timezone = s.reporting_timezone
+) AS f;
+
+-- name: accounts_done
+-- Those of the accounts whose day is rebuilt since then, and not stale again.
+SELECT d.account_id FROM rollup_days AS d
+JOIN account_settings AS s USING (account_id)
+WHERE d.account_id = ANY(%(accounts)s) AND d.date = %(date)s
+    AND d.rebuilt_at >= %(since)s AND d.stale_since IS NULL AND d.timezone = s.reporting_timezone;
 
 -- name: stale_other_timezones
 -- A trigger does this when a time zone changes; whatever got past it is found here, or next time if somebody holds it.

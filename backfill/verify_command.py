@@ -2,8 +2,9 @@
 
 import signal
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
@@ -13,14 +14,13 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import track
 
-from backfill.report import describe
-from backfill.run import Runner
+from backfill.report import LINE_SECONDS, PROBLEMS, describe
+from backfill.run import Runner, one_line
 from backfill.selection import Resolved, select
 from backfill.verdict import Day, Verdict
 from backfill.verify import verify_days
-from backfill.verify_looks import Looks, one_line
+from backfill.verify_looks import Looks, in_order
 from backfill.verify_report import Report, differs, is_exact, print_day
-from consumer.rollup.rebuild import Result
 from consumer.settings import DatabaseSettings
 
 
@@ -79,8 +79,8 @@ def verify(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     looks = Looks(DatabaseSettings.load())
     try:
-        resolved = looks.resolve(selection)
-        return _run(looks, resolved, _Options(rows, repair, strict, json, quiet))
+        resolved, kept = looks.resolve(selection)
+        return _run(looks, resolved, kept, _Options(rows, repair, strict, json, quiet))
     except psycopg.Error as error:
         sys.stderr.write(f"database: {one_line(error)}. Nothing more was compared; check DATABASE_URL\n")
     except KeyboardInterrupt:
@@ -101,7 +101,7 @@ class _Options:
     quiet: bool
 
 
-def _run(looks: Looks, resolved: Resolved, options: _Options) -> int:
+def _run(looks: Looks, resolved: Resolved, kept: list[Day], options: _Options) -> int:
     for account in resolved.without_timezone:
         sys.stderr.write(
             f"account {account} has no reporting_timezone, so its days have no bounds and nothing to compare: set one "
@@ -111,7 +111,8 @@ def _run(looks: Looks, resolved: Resolved, options: _Options) -> int:
         sys.stderr.write(f"account {account}: this program's tzdata does not know {name}: deploy a newer release\n")
     repairs: dict[Day, Verdict] = {}
     report = Report(rows=options.rows)
-    for verified in verify_days(looks.look, _shown(resolved.days, options)):
+    days = _shown(in_order(resolved, kept), resolved.count + len(kept), options)
+    for verified in verify_days(looks.look, days):
         report.add(verified)
         if options.repair and verified.repairable:
             repairs[verified.day] = verified.verdict
@@ -153,7 +154,7 @@ def _rebuild(settings: DatabaseSettings, days: Iterable[Day]) -> bool:
                 good = False
                 continue
             for result in results:
-                if result.result in {Result.MISSING, Result.NO_TIMEZONE}:
+                if result.result in PROBLEMS:
                     sys.stderr.write(f"{describe(result)}\n")
                     good = False
     finally:
@@ -161,8 +162,21 @@ def _rebuild(settings: DatabaseSettings, days: Iterable[Day]) -> bool:
     return good
 
 
-def _shown(days: list[Day], options: _Options) -> Iterable[Day]:
-    """The days, with a progress bar on standard error if that is a terminal."""
-    if options.quiet or options.json or not sys.stderr.isatty():
+def _shown(days: Iterator[Day], total: int, options: _Options) -> Iterable[Day]:
+    """The days, with a progress bar on standard error if that is a terminal, and lines now and then elsewhere."""
+    if options.quiet or options.json:
         return days
-    return track(days, "days", console=Console(stderr=True), transient=True)
+    if sys.stderr.isatty():
+        return track(days, "days", total=total, console=Console(stderr=True), transient=True)
+    return _told(days, total)
+
+
+def _told(days: Iterator[Day], total: int) -> Iterator[Day]:
+    began = told = time.monotonic()
+    for done, day in enumerate(days):
+        now = time.monotonic()
+        if now - told >= LINE_SECONDS:
+            told, rate = now, done / (now - began)
+            left = (total - done) / max(1e-9, rate)
+            sys.stderr.write(f"{done:,} of {total:,} days, {rate:,.0f} days/s, about {left:,.0f} s left\n")
+        yield day

@@ -1,11 +1,14 @@
 """The connection of `verify`: it cannot write, and comes back after what passes by itself."""
 
+import heapq
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import date
 from typing import TypeVar
 
 import psycopg
 
+from backfill.run import one_line
 from backfill.selection import Resolved, Selection, resolve
 from backfill.verdict import Day, State, Verdict, Verified
 from backfill.verify import Verifier, unsettled_dates
@@ -29,16 +32,15 @@ class Looks:
         self._conn: psycopg.Connection | None = None
         self._verifier: Verifier | None = None
 
-    def resolve(self, selection: Selection) -> Resolved:
-        """The days of a selection; with all dates, those that only the rollup knows as well."""
+    def resolve(self, selection: Selection) -> tuple[Resolved, list[Day]]:
+        """What a selection comes to; with all dates, also the days that only the rollup knows, oldest date first."""
 
-        def days() -> Resolved:
+        def days() -> tuple[Resolved, list[Day]]:
             conn = self._ready()[0]
             resolved = resolve(conn, selection, _now_us())
-            if selection.dates is None:
-                kept = {(account, each) for account in resolved.timezones for each in unsettled_dates(conn, account)}
-                resolved.days[:] = sorted(kept.union(resolved.days), key=lambda pair: pair[::-1])
-            return resolved
+            accounts = resolved.timezones if selection.dates is None else ()
+            kept = ((account, each) for account in accounts for each in unsettled_dates(conn, account))
+            return resolved, sorted((day for day in kept if day not in resolved), key=_by_date)
 
         return self._attempt(days)
 
@@ -92,9 +94,13 @@ class Looks:
         return action()
 
 
-def one_line(error: psycopg.Error) -> str:
-    """What PostgreSQL said."""
-    return " ".join(str(error).split())
+def in_order(resolved: Resolved, kept: list[Day]) -> Iterator[Day]:
+    """The days of both, oldest date first."""
+    return heapq.merge(resolved.days(), kept, key=_by_date)
+
+
+def _by_date(day: Day) -> tuple[date, int]:
+    return day[1], day[0]
 
 
 def _now_us() -> int:

@@ -63,7 +63,7 @@ def _rebuild(settings: DatabaseSettings, runner: Runner, account_id: int, stop: 
     report.finish()
     if done.lost:
         _note(f"the database went away ({done.lost})")
-    return report.good and not done.left
+    return report.good and done.finished
 
 
 def _tell_whether_complete(runner: Runner, account_id: int) -> bool:

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from datetime import date
 
@@ -55,17 +55,17 @@ def original(settings: DatabaseSettings, resolved: Resolved) -> Answer:
 
     def run() -> int:
         with psycopg.connect(settings.database_url, autocommit=True) as conn:
-            reference = Reference(conn, resolved.timezones)
-            for account, day in resolved.days:
+            reference = Reference(conn, dict(resolved.timezones))
+            for account, day in resolved.days():
                 reference.rebuild(account, day)
-        return len(resolved.days)
+        return resolved.count
 
     return _timed(run)
 
 
 def one_by_one(settings: DatabaseSettings, resolved: Resolved) -> Answer:
     """This implementation, one account-day a transaction, on one connection."""
-    singles = [Unit(day, (account,)) for account, day in resolved.days]
+    singles = [Unit(day, (account,)) for account, day in resolved.days()]
     return _worked(settings, singles, jobs=1)
 
 
@@ -87,7 +87,7 @@ WAYS: dict[str, Callable[[DatabaseSettings, Resolved], Answer]] = {
 }
 
 
-def _worked(settings: DatabaseSettings, planned: Sequence[Unit], *, jobs: int) -> Answer:
+def _worked(settings: DatabaseSettings, planned: Iterable[Unit], *, jobs: int) -> Answer:
     count, stop = Count(), threading.Event()
 
     def run() -> int:
@@ -112,8 +112,8 @@ def main(words: list[str]) -> None:
     settings = DatabaseSettings.load()
     with psycopg.connect(settings.database_url) as conn:
         timezones: dict[int, str] = dict(conn.execute(TIMEZONES, (int(first), int(last))).fetchall())
-    days = [(account, date.fromisoformat(text)) for text in dates for account in sorted(timezones)]
-    print(json.dumps(asdict(WAYS[way](settings, Resolved(days, timezones, [])))))
+    spans = tuple((date.fromisoformat(text), date.fromisoformat(text)) for text in sorted(dates))
+    print(json.dumps(asdict(WAYS[way](settings, Resolved(dict.fromkeys(sorted(timezones), spans), timezones)))))
 
 
 if __name__ == "__main__":

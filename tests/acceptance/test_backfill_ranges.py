@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from consumer.rollup.days import day_number, day_start_us, instant
 from tests.fixtures.events import rollup_of_model, rollup_of_table
@@ -217,6 +218,45 @@ def test_a_dry_run_of_nothing_and_of_accounts_without_a_zone(conn: Connection, r
     assert contents(conn) == before
 
 
+def test_a_dry_run_needs_no_right_to_write(conn: Connection, database_url: str, run_program: RunProgram) -> None:
+    user = f"looks_{conn.info.dbname}"
+    conn.execute(f"CREATE ROLE {user} LOGIN PASSWORD 'looks'")
+    conn.execute(f"REVOKE TEMPORARY ON DATABASE {conn.info.dbname} FROM PUBLIC")
+    conn.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {user}")
+    url = make_conninfo(database_url, user=user, password="looks")
+    words = ("backfill", "--all-accounts", "--all-dates", "--dry-run")
+    try:
+        wanted = run_program(*words)
+        assert (wanted[0], wanted[2]) == (0, "")
+        assert run_program(*words, DATABASE_URL=url) == wanted
+        read_only = make_conninfo(database_url, options="-c default_transaction_read_only=on")
+        assert run_program(*words, DATABASE_URL=read_only) == wanted
+    finally:
+        conn.execute(f"DROP OWNED BY {user}; DROP ROLE {user}")
+
+
+def test_accounts_in_zones_that_this_program_does_not_know_are_named(conn: Connection, run_program: RunProgram) -> None:
+    conn.execute("INSERT INTO iana_timezones VALUES ('Mars/Olympus')")  # a newer program's migration
+    conn.execute("UPDATE account_settings SET reporting_timezone = 'Mars/Olympus' WHERE account_id = 3")
+    both = ("--account", "3", "--account", "4", "--date", str(FIRST + 4 * DAY))
+    code, out, err = run_program("backfill", *both, "--dry-run")
+    assert code == 1
+    assert out.startswith("1 accounts, 1 account-days")
+    assert re.fullmatch(
+        r"account 3 is in Mars/Olympus, which this program's tzdata \([\d.]+\) does not know, and would fail\n", err
+    )
+    code, out, err = run_program("backfill", *both, "--dry-run", "--json")
+    assert (code, told(out)[0]["unknown_timezone"]) == (1, [3])
+    code, out, err = run_program("backfill", *both, "--json")
+    assert code == 1
+    assert [line["result"] for line in told(out)] == ["unknown timezone", "rebuilt"]
+    for words in (("--account", "3", "--date", "yesterday"), ("--event", "3000")):
+        code, out, err = run_program("backfill", "explain", *words)
+        assert (code, out) == (1, "")
+        assert err.startswith("account 3 is in Mars/Olympus, which this program's tzdata (")
+        assert len(err.splitlines()) == 1
+
+
 # -- what it says
 
 
@@ -327,6 +367,18 @@ def test_failures_are_listed_again_where_they_may_have_scrolled_away(conn: Conne
         ("--resume --dry-run", "--resume"),
         ("--resume --force", "--force goes with --account and --date"),
         ("--stale --resume", "--stale finds its days itself"),
+        *(
+            (
+                f"{command} --account 3000000000 {rest}",
+                "--account: 3000000000 is no 32-bit integer, so no account has it",
+            )
+            for command, rest in [
+                ("", "--date 2023-02-01"),
+                ("", "--all-dates --dry-run"),
+                ("verify", "--all-dates"),
+                ("explain", "--date 2023-02-01"),
+            ]
+        ),
     ],
 )
 def test_wrong_use_is_one_line_and_writes_nothing(conn: Connection, words: str, said: str) -> None:

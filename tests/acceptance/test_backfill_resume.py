@@ -5,6 +5,7 @@ A test holds one day back, so that the backfill stands still there, in the midst
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from local.migrate import migrate
 from local.postgres import Postgres
@@ -33,6 +35,7 @@ HELD = FIRST + 10 * DAY
 """The day of account 2 that a test holds back."""
 RANGE = ("--all-accounts", "--date", f"{FIRST}..{LAST}")
 ZONES = {1: "America/New_York", 2: "Europe/Paris", 3: "Asia/Kolkata"}
+DATES = (FIRST, FIRST + DAY, FIRST + 2 * DAY)
 DAYS = {(account, FIRST + n * DAY) for account in ZONES for n in range(20)}
 NOTHING_LEFT = (0, "every run has ended: nothing to resume\n", "")
 
@@ -97,6 +100,12 @@ def stands_still(conn: Connection, at: date = HELD) -> bool:
     return somebody_waits(conn) and {day for day in DAYS if day[1] < at} <= rebuilt(conn).keys()
 
 
+def taken_up(words: str, left: int, days: int) -> str:
+    """A pattern of what says which run goes on."""
+    instant = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ"
+    return rf"going on with the run of {instant}, {re.escape(words)}: {left} of {days} days are left\n"
+
+
 def assert_exact(conn: Connection) -> None:
     """Every day is rebuilt, and right."""
     assert rebuilt(conn).keys() >= DAYS
@@ -118,7 +127,8 @@ def test_after_sigkill_it_does_only_what_is_left(
     assert conn.execute("SELECT finished_at FROM backfill_runs").fetchall() == [(None,)]
 
     code, out, err = run_program("backfill", "--resume", "--json")
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert re.fullmatch(taken_up(" ".join(RANGE), len(DAYS - before.keys()), len(DAYS)), err)
     done = {(line["account_id"], date.fromisoformat(line["date"])) for line in map(json.loads, out.splitlines())}
     assert done == DAYS - before.keys()
     after = rebuilt(conn)
@@ -141,7 +151,7 @@ def test_killed_twice_it_goes_on_with_several_jobs(
         killed.kill()
         before = rebuilt(conn)
     code, out, err = run_program("backfill", "--resume")
-    assert (code, err) == (0, "")
+    assert (code, len(err.splitlines())) == (0, 1)
     assert all(str(LAST) in line for line in out.splitlines() if line.startswith("account "))
     assert {day: when for day, when in rebuilt(conn).items() if day in before} == before
     assert_exact(conn)
@@ -198,7 +208,8 @@ def test_resume_keeps_what_was_asked_for(
         wait_for(lambda: somebody_waits(conn), "a wait for the first date", killed)
         killed.kill()
     code, _, err = run_program("backfill", "--resume")
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert re.fullmatch(taken_up(" ".join([*words[:-1], "--force"]), 5, 6), err)  # account 1 was done
     assert rebuilt(conn).keys() == {(account, day) for account in (1, 2) for day in (counted, HELD, LAST)}
     (events,) = conn.execute(
         "SELECT events FROM rollup_days WHERE account_id = 2 AND date = %s", (counted,)
@@ -220,7 +231,7 @@ def test_days_that_were_left_as_they_are_are_tried_again(
         stopped.kill()
     conn.execute("UPDATE rollup_days SET events = events - 1 WHERE account_id = %s AND date = %s", kept)
     code, out, err = run_program("backfill", "--resume")
-    assert (code, err) == (0, "")
+    assert (code, len(err.splitlines())) == (0, 1)
     assert f"account 1, {kept[1]} (America/New_York): rebuilt" in out
     assert_exact(conn)
 
@@ -232,7 +243,7 @@ def test_yesterday_stays_what_it_was(conn: Connection, run_program: RunProgram) 
         "INSERT INTO backfill_runs (selection, started_at) VALUES (%s, %s)",
         ('{"accounts": [1, 3], "dates": ["yesterday"], "force": false}', began),
     )
-    code, out, err = run_program("backfill", "--resume", "--json")
+    code, out, err = run_program("backfill", "--resume", "--json", "--quiet")
     assert (code, err) == (0, "")
     done = {(line["account_id"], line["date"]) for line in map(json.loads, out.splitlines())}
     assert done == {(account, str(day_of(began, ZONES[account]) - DAY)) for account in (1, 3)}
@@ -250,11 +261,53 @@ def test_the_newest_run_that_did_not_end_is_taken_up(conn: Connection, run_progr
     assert run_program("backfill", "--account", "3", "--date", str(FIRST), "--quiet") == (0, "", "")
     code, _, err = run_program("backfill", "--resume")
     assert code == 1
-    assert err.startswith("account 77 has no reporting_timezone")
+    assert err.splitlines()[1].startswith("account 77 has no reporting_timezone")
     assert rebuilt(conn).keys() == {(2, FIRST), (3, FIRST)}
     run_program("backfill", "--resume")
     assert rebuilt(conn).keys() == {(1, FIRST), (2, FIRST), (3, FIRST)}
     assert run_program("backfill", "--resume") == NOTHING_LEFT
+
+
+def test_days_that_became_stale_again_are_done_again(
+    conn: Connection, database_url: str, run_program: RunProgram, start: Start
+) -> None:
+    prepare(conn)
+    with held_back(database_url):
+        killed = start(*RANGE)
+        wait_for(lambda: stands_still(conn), "half of the days", killed)
+        killed.kill()
+        before = rebuilt(conn)
+    again = {(1, FIRST), (2, FIRST + DAY), (3, FIRST + 2 * DAY)}
+    conn.execute("UPDATE rollup_days SET stale_since = now() WHERE (account_id, date) IN ((1, %s), (2, %s))", DATES[:2])
+    conn.execute("UPDATE rollup_days SET timezone = 'UTC' WHERE account_id = 3 AND date = %s", DATES[2:])
+    code, out, err = run_program("backfill", "--resume", "--json")
+    assert code == 0
+    left = (DAYS - before.keys()) | again
+    assert re.fullmatch(taken_up(" ".join(RANGE), len(left), len(DAYS)), err)
+    assert {
+        (line["account_id"], date.fromisoformat(line["date"])) for line in map(json.loads, out.splitlines())
+    } == left
+    assert conn.execute("SELECT count(*) FROM rollup_days WHERE stale_since IS NOT NULL").fetchone() == (0,)
+    assert_exact(conn)
+
+
+@pytest.mark.parametrize(("dates", "overtaken"), [([f"{FIRST}..yesterday"], True), (["yesterday"], False)])
+def test_a_run_that_was_asked_for_again_and_ended_is_not_taken_up(
+    conn: Connection, run_program: RunProgram, dates: list[str], overtaken: bool
+) -> None:
+    prepare(conn)
+    asked = json.dumps({"accounts": [1], "dates": dates, "force": False})
+    conn.execute(
+        "INSERT INTO backfill_runs (selection, started_at, finished_at)"
+        " VALUES (%s, now() - interval '3 days', NULL), (%s, now() - interval '1 day', now())",
+        (asked, asked),
+    )
+    if overtaken:
+        assert run_program("backfill", "--resume") == NOTHING_LEFT
+    else:
+        code, _, err = run_program("backfill", "--resume")
+        assert code == 0
+        assert re.fullmatch(taken_up("--account 1 --date yesterday", 1, 1), err)
 
 
 def test_a_run_of_which_all_is_done_just_ends(conn: Connection, run_program: RunProgram) -> None:
@@ -262,7 +315,9 @@ def test_a_run_of_which_all_is_done_just_ends(conn: Connection, run_program: Run
     assert run_program("backfill", *RANGE, "--quiet") == (0, "", "")
     conn.execute("UPDATE backfill_runs SET finished_at = NULL")  # killed before it could say so
     before = rebuilt(conn)
-    assert run_program("backfill", "--resume") == (0, "there are no days to rebuild\n", "")
+    code, out, err = run_program("backfill", "--resume")
+    assert (code, out) == (0, "there are no days to rebuild\n")
+    assert re.fullmatch(taken_up(" ".join(RANGE), 0, len(DAYS)), err)
     assert rebuilt(conn) == before
     assert run_program("backfill", "--resume") == NOTHING_LEFT
 
@@ -305,3 +360,54 @@ def test_the_database_goes_away_and_comes_back(service_folder: Path, start: Star
             after = rebuilt(conn)
             assert {day: after[day] for day in before} == before
             assert_exact(conn)
+
+
+# -- fewer connections than jobs
+
+
+@pytest.fixture
+def few_connections(conn: Connection, database_url: str) -> Iterator[str]:
+    """The URL of a user who may have two connections, and do everything else."""
+    user = f"few_{conn.info.dbname}"
+    conn.execute(f"CREATE ROLE {user} LOGIN PASSWORD 'few' CONNECTION LIMIT 2")
+    conn.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {user}")
+    conn.execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {user}")
+    yield make_conninfo(database_url, user=user, password="few")
+    conn.execute(f"DROP OWNED BY {user}; DROP ROLE {user}")
+
+
+def test_workers_without_a_connection_end_alone(
+    conn: Connection, database_url: str, few_connections: str, start: Start
+) -> None:
+    prepare(conn)
+    with held_back(database_url):
+        program = start(*RANGE, "--jobs", "6", DATABASE_URL=few_connections)
+        wait_for(lambda: "fewer connections" in program.err.read_text(), "a worker that gives up", program)
+        assert rebuilt(conn).keys() == DAYS - {(2, HELD)}  # the others went on
+    assert program.wait() == 0
+    (said,) = program.err.read_text().splitlines()
+    assert said.startswith("fewer connections than --jobs asks for, the others go on: ")
+    assert "too many connections" in said
+    assert_exact(conn)
+
+
+def test_a_connection_that_is_lost_for_good_costs_one_worker(
+    conn: Connection, database_url: str, few_connections: str, start: Start
+) -> None:
+    prepare(conn)
+    with held_back(database_url):
+        program = start(*RANGE, "--jobs", "2", DATABASE_URL=few_connections)
+        wait_for(lambda: rebuilt(conn).keys() == DAYS - {(2, HELD)}, "all days but one", program)
+        user = f"few_{conn.info.dbname}"
+        # Whoever has the day in hand loses its connection, and may not have another.
+        conn.execute(f"ALTER ROLE {user} CONNECTION LIMIT 1")
+        ended = conn.execute(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            " WHERE usename = %s AND wait_event_type = 'Lock'",
+            (user,),
+        ).fetchone()
+        assert ended == (1,)
+        wait_for(lambda: "fewer connections" in program.err.read_text(), "a worker that gives up", program)
+    assert program.wait() == 0
+    assert len(program.err.read_text().splitlines()) == 1
+    assert_exact(conn)
