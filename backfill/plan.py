@@ -15,16 +15,11 @@ from consumer.rollup.registry import REGISTRY, Registry
 ACCOUNTS_AT_ONCE = 32
 """Accounts whose day is rebuilt in one transaction: enough to share its cost, and soon over for consumers that wait."""
 
-<<<<<<< HEAD
-DAYS_PER_SECOND = 500.0
-EVENTS_PER_SECOND = 400_000.0
-=======
 RANGES_AT_ONCE = 100
 """Ranges whose raw events are counted by one statement: few enough to be over before it is cancelled."""
 
-DAYS_PER_SECOND = 250.0
-EVENTS_PER_SECOND = 250_000.0
->>>>>>> 1969894 (wip)
+DAYS_PER_SECOND = 500.0
+EVENTS_PER_SECOND = 400_000.0
 """What one connection does, roughly: account-days without events, and raw events on top. docs/performance.md."""
 
 Day = tuple[int, date]
