@@ -28,7 +28,7 @@ def test_spoilt_messages_have_the_outcome_of_the_reference(values: list[bytes | 
 @given(st.lists(fuzzed, min_size=1, max_size=20))
 def test_spoilt_messages_among_many_good_ones(values: list[bytes | None]) -> None:
     """At the size at which the quick path is taken in earnest, with its slices."""
-    many: list[bytes | None] = SEEDS * 30
+    many: list[bytes | None] = [*SEEDS * 30]
     for n, value in enumerate(values):
         many.insert(n * 59 % len(many), value)
     assert plain(JsonEvents().decode(many, NOW_US)) == plain(StrictJson().decode(many, NOW_US))
