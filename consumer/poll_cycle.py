@@ -192,6 +192,11 @@ def _headers(message: Message) -> tuple[list[tuple[str, bytes | None]], str]:
     return [(name, _bytes(value)) for name, value in pairs], ""
 
 
+def size_beside_value(message: Message) -> int:
+    """The bytes of a message's key and headers' values: `len(message)` is its value's alone."""
+    return len(message.key() or b"") + sum(len(value or b"") for _, value in _headers(message)[0])
+
+
 def _bytes(value: bytes | str | None) -> bytes | None:
     return value.encode() if isinstance(value, str) else value
 

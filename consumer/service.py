@@ -27,7 +27,7 @@ from consumer.health import Health
 from consumer.health_server import HealthServer
 from consumer.logs import Event
 from consumer.metrics import Metrics
-from consumer.poll_cycle import Policy, assemble
+from consumer.poll_cycle import Policy, assemble, size_beside_value
 from consumer.rollup.batch import Batch
 from consumer.rollup.registry import REGISTRY
 from consumer.rollup.store import Rules
@@ -206,8 +206,9 @@ class Service:
 
     def _next_read(self, messages: Sequence[Message]) -> int:
         """How many messages to read next, so that large ones do not fill the memory."""
+        # Values are summed up, since a few large ones make all the difference; keys and headers are asked of some.
         sample = messages[:: max(1, len(messages) // 100)]
-        size = sum(len(m) for m in sample) // len(sample)
+        size = sum(map(len, messages)) // len(messages) + sum(map(size_beside_value, sample)) // len(sample)
         return max(1, min(self._settings.fetch_max_events, FETCH_BYTES // max(1, size)))
 
     def _submit(self, batch: Batch, *, lagging: bool) -> None:
