@@ -35,6 +35,9 @@ from consumer.settings import DatabaseSettings
 
 FAILED = 1
 
+WIDE = 72
+"""Terminal columns from which the list of zones has room for more than their names."""
+
 
 def run(settings: DatabaseSettings) -> int:
     """Ask, change, and offer the rebuild.
@@ -152,14 +155,16 @@ def _pick(zones: list[ZoneNow], now: datetime) -> str:
 
 
 def _show(zones: list[ZoneNow], now: datetime) -> None:
-    offset = zones[0].offset
+    offset, console = zones[0].offset, Console()
+    wide = console.width >= WIDE
     table = Table(box=None, title=f"{len(zones)} time zones at {offset_text(offset)}", title_justify="left")
-    table.add_column("", justify="right")
-    for heading in ("time zone", "there now", "its clocks"):
-        table.add_column(heading)
+    table.add_column("", justify="right", no_wrap=True)
+    # A name is what is picked: it may be folded on a narrow terminal, and never cut.
+    for heading in ("time zone", "there now", "its clocks") if wide else ("time zone",):
+        table.add_column(heading, overflow="fold")
     local = f"{(now + offset):%a %H:%M}"
     for number, each in enumerate(zones, 1):
         if number > 1 and each.present_name != zones[number - 2].present_name:
             table.add_row("", "[dim]old and technical names[/dim]")
-        table.add_row(str(number), each.name, local, each.clock)
-    Console().print(table)
+        table.add_row(str(number), each.name, *((local, each.clock) if wide else ()))
+    console.print(table)

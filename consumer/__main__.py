@@ -1,6 +1,5 @@
 """Commands of the consumer and their exit codes, nothing else: `python -m consumer [check|dead-letters]`."""
 
-import os
 import sys
 from typing import Annotated
 
@@ -61,14 +60,8 @@ app.command(dead_letters)
 
 
 def main() -> int:
-    """Run the command line; whoever reads its output may stop reading (`... | head`)."""
-    try:
-        code = command_line.run(app)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at its end
-        return 1
-    return code
+    """Run the command line."""
+    return command_line.run(app)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,9 @@ def connect(dsn: str, *, statement_timeout: int, application: str) -> PatientCon
         # Commits need not wait for the disk: offsets are lost together with the rows, and Kafka still has the events.
         "synchronous_commit": "off",
         "timezone": "UTC",
+        # What the driver can read, whatever the database or the role prefers.
+        "datestyle": "ISO",
+        "intervalstyle": "postgres",
         # Each statement must see what was committed while it waited for a lock.
         "default_transaction_isolation": r"read\ committed",
     }

@@ -79,9 +79,24 @@ def harmless(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
+NARROW = 10
+"""A terminal that has not so many columns for each column of a table (or all that it needs) gets a line for each cell:
+folded further, nothing could be recognised."""
+
+
 def _draw(
     columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool], title: str, out: TextIO
 ) -> None:
+    console = Console(file=out)
+    widths = [max(len(line[at]) for line in (columns, *cells) if line) for at in range(len(right))]
+    if console.width < sum(min(width, NARROW) + 3 for width in widths):
+        for line in [title] if title else []:
+            console.print(Text(line), soft_wrap=True)
+        for row in cells:
+            for at, cell in enumerate(row):
+                console.print(Text(f"{columns[at]}: {cell}" if columns else cell), soft_wrap=True)
+            console.print()
+        return
     table = Table(
         title=Text(title) if title else None, title_justify="left", show_header=bool(columns), box=SIMPLE_HEAD
     )
@@ -91,7 +106,7 @@ def _draw(
         table.add_column(heading, justify="right" if at_right else "left", overflow="fold")
     for row in cells:
         table.add_row(*map(Text, row))
-    Console(file=out).print(table)
+    console.print(table)
 
 
 def _is_number(cell: object) -> bool:

@@ -1,5 +1,9 @@
 """`python -m backfill` as a command: what it does, what it says, and its exit codes."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import date
 from typing import Any
@@ -191,3 +195,37 @@ def test_a_wrong_setting_is_one_line(run_program: RunProgram) -> None:
     assert (code, out) == (2, "")
     assert err.startswith("OPEN_DAYS is wrong: found 'many'")
     assert len(err.splitlines()) == 1
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(conn: Connection, database_url: str, sample: Sample) -> None:
+    days = ("--all-accounts", "--date", "2023-01-01..2024-12-31")
+    program = subprocess.Popen(
+        [sys.executable, "-m", "backfill", "verify", *days, "--json"],
+        env={**os.environ, "DATABASE_URL": database_url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert program.stdout
+    assert json.loads(program.stdout.readline())["verdict"] == "exact"
+    program.stdout.close()
+    assert program.stderr
+    assert program.stderr.read() == b""
+    program.stderr.close()
+    assert program.wait(60) == 1
+
+
+@pytest.mark.parametrize(("date_style", "interval_style"), [("German, DMY", "sql_standard"), ("SQL, DMY", "iso_8601")])
+def test_how_the_database_writes_dates_does_not_matter(
+    conn: Connection, run_program: RunProgram, sample: Sample, date_style: str, interval_style: str
+) -> None:
+    conn.execute(
+        f"ALTER DATABASE {conn.info.dbname} SET datestyle = {date_style};"
+        f"ALTER DATABASE {conn.info.dbname} SET intervalstyle = {interval_style}"
+    )
+    everything = ("--all-accounts", "--all-dates", "--quiet")
+    assert run_program("backfill", *everything) == (0, "", "")
+    assert run_program("backfill", "--resume")[0] == 0
+    assert run_program("backfill", "verify", *everything)[0] == 0
+    assert run_program("backfill", "explain", "--account", "1", "--date", "yesterday")[2] == ""
+    code, _, err = run_program("backfill", "status")
+    assert (code, err) == (0, "")

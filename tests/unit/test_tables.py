@@ -3,11 +3,13 @@
 import io
 import json
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 
+from backfill import zone_dialogue
+from backfill.zones import zones_at_offset
 from consumer.tables import print_json, print_table
 
 NOON = datetime(2026, 3, 11, 12, tzinfo=UTC)
@@ -61,6 +63,40 @@ def test_a_narrow_terminal_cuts_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
     assert text.count("x") == 20
     assert sum(c.isdigit() for c in text) >= 25
+
+
+def test_on_a_very_narrow_terminal_each_cell_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    out = Terminal()
+    name = "America/Argentina/ComodRivadavia"
+    print_table(("zone", "state", "days"), [(name, "open", 12), ("UTC", "closed", 3)], title="Days", out=out)
+    lines = out.getvalue().splitlines()
+    assert lines == [
+        "Days",
+        f"zone: {name}",
+        "state: open",
+        "days: 12",
+        "",
+        "zone: UTC",
+        "state: closed",
+        "days: 3",
+        "",
+    ]
+    out = Terminal()
+    print_table((), [("the time zone", name)], out=out)
+    assert out.getvalue().splitlines() == ["the time zone", name, ""]
+
+
+@pytest.mark.parametrize("columns", [20, 40, 79])
+def test_the_list_of_zones_has_whole_names_on_any_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    zone_dialogue._show(zones_at_offset(timedelta(hours=-3), NOON), NOON)
+    shown = capsys.readouterr().out
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    assert "America/Argentina/ComodRivadavia" in "".join(shown.split())
+    assert ("keeps this offset" in shown) == (columns == 79)
 
 
 def test_json_is_one_line_with_every_digit() -> None:
