@@ -182,11 +182,21 @@ def _dead_letter(message: Message, source: Partition, reject: Reject) -> DeadLet
     )
 
 
+_UNREADABLE: list[tuple[str, str | bytes | None]] = []
+"""Takes the place of headers that cannot be read; known by its identity."""
+
+
 def _headers(message: Message) -> tuple[list[tuple[str, bytes | None]], str]:
-    """The message's headers, and a note if they cannot be had: the client raises for a name that is not UTF-8."""
+    """The message's headers, and a note if they cannot be had: the client raises for a name that is not UTF-8.
+
+    It raises once: asked again, it hands out a tuple with a hole in it, which crashes the interpreter. So whoever asks
+    again gets `_UNREADABLE`.
+    """
     try:
         headers = message.headers() or []
     except (SystemError, UnicodeDecodeError):
+        message.set_headers(headers := _UNREADABLE)
+    if headers is _UNREADABLE:
         return [], "; its headers are left out: a name is not UTF-8"
     pairs = headers.items() if isinstance(headers, dict) else headers
     return [(name, _bytes(value)) for name, value in pairs], ""
@@ -194,7 +204,8 @@ def _headers(message: Message) -> tuple[list[tuple[str, bytes | None]], str]:
 
 def size_beside_value(message: Message) -> int:
     """The bytes of a message's key and headers' values: `len(message)` is its value's alone."""
-    return len(message.key() or b"") + sum(len(value or b"") for _, value in _headers(message)[0])
+    headers, _ = _headers(message)
+    return len(message.key() or b"") + sum(len(value or b"") for _, value in headers)
 
 
 def _bytes(value: bytes | str | None) -> bytes | None:
