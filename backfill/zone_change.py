@@ -182,14 +182,14 @@ def timezone_of(conn: psycopg.Connection, account_id: int) -> str | None:
 
 def waiting_days(conn: psycopg.Connection, account_id: int) -> Waiting:
     """The account's days that wait for a rebuild."""
-    row = conn.execute(STATEMENTS["stale_days"], {"account": account_id}).fetchone()
+    row = conn.execute(STATEMENTS["waiting_days"], {"account": account_id}).fetchone()
     days, first, last, settles_at, seconds = row or (0, None, None, None, 0)
     return Waiting(days, first, last, settles_at, seconds or 0.0)
 
 
 def waiting_dates(conn: psycopg.Connection, account_id: int) -> list[date]:
     """The dates of the account's days that wait for a rebuild, the newest first."""
-    return [day for (day,) in conn.execute(STATEMENTS["stale_dates"], {"account": account_id})]
+    return [day for (day,) in conn.execute(STATEMENTS["waiting_dates"], {"account": account_id})]
 
 
 def lowest_account(conn: psycopg.Connection) -> int | None:

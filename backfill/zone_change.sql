@@ -49,7 +49,7 @@ WHERE d.events > (
     WHERE coalesce(abs(r.value) <= 1e9, true) AND coalesce(abs(r.value_in_business_hours) <= 1e9, true)
 );
 
--- name: stale_days
+-- name: waiting_days
 -- How many days of the account wait for a rebuild, which, from when one completes them, and how long that is from now.
 SELECT count(*), min(d.date), max(d.date), max(d.settles_at),
     greatest(0, extract(epoch FROM max(d.settles_at) - now()))::float8
@@ -57,7 +57,7 @@ FROM rollup_days AS d
 JOIN account_settings AS s ON s.account_id = d.account_id AND s.reporting_timezone IS NOT NULL
 WHERE d.account_id = %(account)s AND (d.stale_since IS NOT NULL OR d.timezone <> s.reporting_timezone);
 
--- name: stale_dates
+-- name: waiting_dates
 -- The newest first: reports are mostly about them.
 SELECT d.date
 FROM rollup_days AS d

@@ -110,7 +110,7 @@ class OffsetStore:
     def count_stale_days(self) -> None:
         """For the metric; and so that a database that is away is noticed when there is nothing to write, too."""
         try:
-            row = self._connected().execute(STATEMENTS["stale_days"]).fetchone()
+            row = self._connected().execute(STATEMENTS["count_stale_days"]).fetchone()
         except psycopg.errors.QueryCanceled:
             return  # it counts whole tables: too slow for now, but the database is there
         except psycopg.Error as error:

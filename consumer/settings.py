@@ -274,7 +274,8 @@ def markdown() -> str:
     shared = ", ".join(f"`{row.name}`" for row in DatabaseSettings.variables())
     lines += [
         "",
-        f"`python -m backfill` reads {shared}.",
+        f"`python -m backfill` reads {shared}. With `--stale --watch` it serves metrics and probes, too: on",
+        f"`METRICS_PORT`, {WatchSettings.model_fields["metrics_port"].default} if that is not set, and `METRICS_ADDRESS`.",
         "",
         "## Secrets",
         "",

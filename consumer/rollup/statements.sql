@@ -191,7 +191,7 @@ VALUES (
 )
 ON CONFLICT ON CONSTRAINT dead_letters_once DO NOTHING;
 
--- name: stale_days
+-- name: count_stale_days
 -- How many days of accounts that have a rollup are known to be behind, and since when the oldest is.
 SELECT count(*), min(d.stale_since)
 FROM rollup_days AS d

@@ -246,7 +246,9 @@ def test_the_worker_that_watches_does_its_job(roles_database: RolesDatabase, tmp
             wait_for(lambda: conn.execute(stale.encode()).fetchone() is not None, "no stale day", watcher)
             # Days that have left the open window, and bits that nobody needs any more.
             opened = conn.execute(
-                "UPDATE rollup_days SET closed = false WHERE date = (SELECT min(date) FROM rollup_days)"
+                "INSERT INTO rollup_days (account_id, date, timezone, closed, events, registry)"
+                " SELECT account_id, current_date - 10, reporting_timezone, false, 0, '' FROM account_settings"
+                " WHERE reporting_timezone IS NOT NULL"
             ).rowcount
             conn.execute("INSERT INTO counted_events VALUES (-7, 0, '', '2001-01-01')")
             audited = "SELECT FROM rollup_days WHERE closed AND audited_at IS NOT NULL"

@@ -43,13 +43,12 @@ def built(conn: Connection, database_url: str) -> Iterator[Sample]:
 
 
 def rebuild_stale_days(conn: Connection, database_url: str) -> None:
-    """Rebuild what is stale, settled or not."""
-    runner = Runner(DatabaseSettings(database_url=database_url))
-    for account, day in conn.execute(
-        "SELECT account_id, date FROM rollup_days WHERE stale_since IS NOT NULL"
-    ).fetchall():
-        runner.rebuild([account], day)
-    runner.close()
+    """Rebuild what is stale, settled or not, and then what became stale by that: late events move to their date."""
+    stale = "SELECT account_id, date FROM rollup_days WHERE stale_since IS NOT NULL"
+    with Runner(DatabaseSettings(database_url=database_url)) as runner:
+        for _ in range(2):
+            for account, day in conn.execute(stale).fetchall():
+                runner.rebuild([account], day)
 
 
 def corrupt(conn: Connection) -> date:
