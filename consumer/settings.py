@@ -272,10 +272,11 @@ def markdown() -> str:
     ]
     lines += [f"| `{v.name}` | `{v.default}` | {v.unit} | {v.allowed} | {v.meaning} |" for v in Settings.variables()]
     shared = ", ".join(f"`{row.name}`" for row in DatabaseSettings.variables())
+    watch_port = WatchSettings.model_fields["metrics_port"].default
     lines += [
         "",
         f"`python -m backfill` reads {shared}. With `--stale --watch` it serves metrics and probes, too: on",
-        f"`METRICS_PORT`, {WatchSettings.model_fields["metrics_port"].default} if that is not set, and `METRICS_ADDRESS`.",
+        f"`METRICS_PORT`, {watch_port} if that is not set, and `METRICS_ADDRESS`.",
         "",
         "## Secrets",
         "",
