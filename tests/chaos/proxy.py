@@ -110,7 +110,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._flowing = asyncio.Event()
         self._lossy = False
-        self._accepting: asyncio.Task[None] | None = None
+        self._accepting = False
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
 
     def __enter__(self) -> Self:
@@ -162,13 +162,14 @@ class Proxy:
         if self._listener.fileno() < 0:
             self._listener = socket.create_server(("127.0.0.1", self.port))
         self._listener.setblocking(False)
-        self._accepting = self._loop.create_task(self._accept(self._listener))
+        # Not sock_accept(): cancelled at the wrong instant, it loses a connection that nobody closes then.
+        self._loop.add_reader(self._listener, self._accept)
+        self._accepting = True
 
     async def _cut(self, refuse: bool = False) -> None:
         if refuse and self._accepting:
-            self._accepting.cancel()
-            await asyncio.wait([self._accepting])
-            self._accepting = None
+            self._loop.remove_reader(self._listener)
+            self._accepting = False
             self._listener.close()
         for task, sockets in self._open.items():
             for each in sockets:
@@ -191,17 +192,19 @@ class Proxy:
                 if each.fileno() >= 0:  # the listener is closed while connections are refused
                     _lose_what_arrives(each, lossy)
 
-    async def _accept(self, listener: socket.socket) -> None:
-        while True:
-            client, _ = await self._loop.sock_accept(listener)
-            client.setblocking(False)
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            server = socket.socket()
-            server.setblocking(False)
-            self.sessions += 1
-            task = self._loop.create_task(self._serve(self.sessions, client, server))
-            self._open[task] = (client, server)
-            task.add_done_callback(self._ended)
+    def _accept(self) -> None:
+        try:
+            client, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return  # it went away before we came to it
+        client.setblocking(False)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        server = socket.socket()
+        server.setblocking(False)
+        self.sessions += 1
+        task = self._loop.create_task(self._serve(self.sessions, client, server))
+        self._open[task] = (client, server)
+        task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         for each in self._open.pop(task):
