@@ -17,6 +17,7 @@ from backfill.stale import close_days, rebuild_stale, stop_on_signal, watch
 from backfill.status import status
 from backfill.verify_command import verify
 from consumer import __version__, command_line
+from consumer.access import refused_by_database
 from consumer.errors import WrongUse
 from consumer.settings import DatabaseSettings, WatchSettings
 
@@ -172,6 +173,9 @@ def main() -> int:
     try:
         return command_line.run(app)
     except psycopg.Error as error:
+        if refusal := refused_by_database(error):
+            sys.stderr.write(f"{refusal}\n")
+            return refusal.exit_code
         sys.stderr.write(f"database: {' '.join(str(error).split())}\n")
         return 1
 

@@ -44,7 +44,8 @@ class RawStage:
         if row is None:
             raise RebuildError("there is no table reporting_events to rebuild from: apply the migrations")
         self._raw_has_zone = row[0] == "timestamp with time zone"
-        self._sql = _compose(registry)
+        # As bytes: the largest is put together from a hundred parts, which took a tenth of a small day's rebuild.
+        self._sql = {name: composed.as_bytes(conn) for name, composed in _compose(registry).items()}
         conn.execute(STATEMENTS["create_stages"])
         conn.execute(self._sql["create_raw_stage"])
 

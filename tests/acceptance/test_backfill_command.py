@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from local.events import Sample, write_raw, write_settings
 from local.proof import differences
@@ -229,3 +230,12 @@ def test_how_the_database_writes_dates_does_not_matter(
     assert run_program("backfill", "explain", "--account", "1", "--date", "yesterday")[2] == ""
     code, _, err = run_program("backfill", "status")
     assert (code, err) == (0, "")
+
+
+def test_a_database_that_does_not_let_it_in(run_program: RunProgram, database_url: str) -> None:
+    """Waiting would not help: an exit code of its own, and what to look at."""
+    stranger = make_conninfo(database_url, user="nobody_of_that_name")
+    code, _, said = run_program("backfill", "--account", "1", "--date", "2026-02-11", DATABASE_URL=stranger)
+    assert code == 8
+    assert "PostgreSQL refuses us" in said
+    assert "check the user, password, sslmode and certificates in DATABASE_URL" in said
