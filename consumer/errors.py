@@ -6,6 +6,7 @@
     ├── SchemaError            the operator: migrations are missing, or newer than the code  exit 3
     ├── TopicError             the operator: a topic is missing                              exit 4
     ├── OffsetGapError         the operator: stored offsets do not fit the topic             exit 5
+    │   └── TopicMadeAgain     the operator: the topic was deleted and made again            exit 9
     ├── DeadLetterFlood        the operator: too many messages cannot be events              exit 6
     ├── FencedError            the operator: two processes have one KAFKA_GROUP_INSTANCE_ID  exit 7
     ├── AccessError            the operator: Kafka or PostgreSQL does not let us in          exit 8
@@ -50,9 +51,15 @@ class TopicError(RollupError):
 
 
 class OffsetGapError(RollupError):
-    """A stored offset lies outside the topic's log, or the topic was re-created."""
+    """A stored offset lies outside the topic's log."""
 
     exit_code = 5
+
+
+class TopicMadeAgain(OffsetGapError):  # noqa: N818 - what happened to it
+    """A topic has another id than the one whose offsets are stored: it was deleted and created again."""
+
+    exit_code = 9
 
 
 class DeadLetterFlood(RollupError):  # noqa: N818 - it is the producer's error

@@ -12,7 +12,7 @@ from confluent_kafka import KafkaException
 
 from consumer import database
 from consumer.dead_letters.recent import recent_letters
-from consumer.errors import OffsetGapError
+from consumer.errors import OffsetGapError, TopicMadeAgain
 from consumer.flood import Recent
 from consumer.health import Health
 from consumer.logs import Event
@@ -157,7 +157,8 @@ class OffsetStore:
         self, conn: psycopg.Connection, partition: Partition, stored: Stored, first: Stored, problem: str
     ) -> None:
         if not self._resets:
-            raise OffsetGapError(
+            error = OffsetGapError if stored.topic_id == first.topic_id else TopicMadeAgain
+            raise error(
                 f"{problem}. Nothing was skipped. To go on from offset {first.next}, set ON_OFFSET_GAP=reset. {ADVICE}"
             )
         if reset_offset(conn, self._group_id, partition, stored, first):

@@ -177,7 +177,7 @@ def test_an_offset_that_is_gone_stops_it_until_it_may_reset(
     admin.create_topics([NewTopic(topic, 1, 1)])[topic].result(30)
     produce(kafka_bootstrap, topic, second.messages())
     consumer = start_consumer(topic, **settings)
-    assert consumer.wait() == 5
+    assert consumer.wait() == 9
     said = consumer.wait_for_log("failed")["message"]
     assert f"{topic}[0]: the topic was deleted and made again" in said
     assert "ON_OFFSET_GAP=reset" in said

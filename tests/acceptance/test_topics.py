@@ -54,7 +54,7 @@ def test_a_topic_made_again_while_it_is_read(
     produce(kafka_bootstrap, topic, messages)
     consumer.send(signal.SIGCONT)
     if choice == "stop":
-        assert consumer.wait() == 5
+        assert consumer.wait() == 9
         said = consumer.wait_for_log("failed")["message"]
         assert f"{topic}[0]: the topic was deleted and made again" in said
         assert "ON_OFFSET_GAP=reset" in said

@@ -18,6 +18,7 @@ from tests.fixtures.processes import wait_for
 
 EXPAND = """
 -- migrate:up
+SELECT rollup_lock_settings(); -- no consumer is between two of these tables: docs/operations.md
 ALTER TABLE reporting_events_rollups ADD COLUMN later integer NOT NULL DEFAULT 7;
 ALTER TABLE rollup_days ADD COLUMN later text;
 ALTER TABLE consumer_offsets ADD COLUMN later bigint NOT NULL DEFAULT 0;
