@@ -30,6 +30,8 @@ class WatchMetrics:
         self.rows_changed = counter("backfill_rows_changed_total")
         self.drift_rows = counter("backfill_drift_rows_total")
         self.bitmap_rows_pruned = counter("backfill_bitmap_rows_pruned_total")
+        self.dead_letters_pruned = counter("backfill_dead_letters_pruned_total")
+        self.dead_letters_waiting = gauge("backfill_dead_letters_waiting")
         self.stale_days = gauge("backfill_stale_days")
         self.oldest_stale_seconds = gauge("backfill_oldest_stale_seconds")
         self.last_look_timestamp_seconds = gauge("backfill_last_look_timestamp_seconds")
@@ -47,9 +49,9 @@ class WatchMetrics:
         """A day could not be rebuilt."""
         self.days.labels("failed").inc()
 
-    def looked(self, stale_days: int, oldest_stale_seconds: float, pruned: int) -> None:
-        """A look ended well."""
+    def looked(self, stale_days: int, oldest_stale_seconds: float, letters: int) -> None:
+        """A look ended well, and left so many stale days and letters that wait."""
         self.stale_days.set(stale_days)
         self.oldest_stale_seconds.set(oldest_stale_seconds)
-        self.bitmap_rows_pruned.inc(pruned)
+        self.dead_letters_waiting.set(letters)
         self.last_look_timestamp_seconds.set(time.time())

@@ -17,6 +17,7 @@ from backfill.statements import STATEMENTS
 from backfill.upkeep import Upkeep
 from backfill.work import Progress
 from consumer.database import is_transient
+from consumer.dead_letters.retention import prune_dead_letters
 from consumer.health import Health
 from consumer.health_server import HealthServer
 from consumer.rollup.rebuild import Rebuilt
@@ -54,12 +55,15 @@ def close_days(settings: DatabaseSettings, report: Report) -> int:
     runner = Runner(settings, stop)
     try:
         switched_off, pruned = Upkeep(runner, settings.open_days, report, stop).close()
+        letters = prune_letters(runner, settings.dead_letter_retention_days)
     finally:
         runner.close()
     report.finish()
     if switched_off:
         report.say(f"{switched_off} days of accounts without a time zone closed as they are")
     report.say(f"{pruned} rows of counted_events are not needed any more")
+    if letters:
+        report.say(f"{letters} dead letters deleted that were dealt with long ago")
     return 0 if report.good and not stop.is_set() else 1
 
 
@@ -80,7 +84,7 @@ def watch(settings: WatchSettings, seconds: float) -> int:
             health.tick(time.monotonic())
             behind = False
             try:
-                behind = _look(runner, upkeep, metrics)
+                behind = _look(runner, upkeep, metrics, settings.dead_letter_retention_days)
             except psycopg.Error as error:
                 if not is_transient(error):
                     raise
@@ -98,6 +102,11 @@ def watch(settings: WatchSettings, seconds: float) -> int:
         runner.close()
         server.stop()
     return 0
+
+
+def prune_letters(runner: Runner, days: int) -> int:
+    """Delete dead letters that were replayed or discarded more than `days` days ago; how many it were."""
+    return runner.attempt(lambda: prune_dead_letters(runner.connection(), days))
 
 
 def stop_on_signal() -> threading.Event:
@@ -132,13 +141,15 @@ class _Both:
             each.failed(day, problem)
 
 
-def _look(runner: Runner, upkeep: Upkeep, metrics: WatchMetrics) -> bool:
+def _look(runner: Runner, upkeep: Upkeep, metrics: WatchMetrics, keep_days: int) -> bool:
     """Rebuild and close days, and tell of it; whether there is more to do at once."""
     upkeep.rebuild_stale(LOOK_SECONDS)
     behind = upkeep.behind
     _, pruned = upkeep.close(LOOK_SECONDS)
-    stale, oldest = runner.fetch(STATEMENTS["stale_summary"], {})[0]
-    metrics.looked(stale, oldest, pruned)
+    metrics.bitmap_rows_pruned.inc(pruned)
+    metrics.dead_letters_pruned.inc(prune_letters(runner, keep_days))
+    stale, oldest, letters = runner.fetch(STATEMENTS["stale_summary"], {})[0]
+    metrics.looked(stale, oldest, letters)
     return behind or upkeep.behind
 
 

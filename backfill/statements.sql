@@ -148,7 +148,9 @@ WHERE c.last_day + 2 < least(
 SELECT count(*) FROM rollup_days WHERE stale_since IS NOT NULL AND settles_at > now();
 
 -- name: stale_summary
-SELECT count(*), coalesce(extract(epoch FROM now() - min(d.stale_since)), 0)::float8
+SELECT
+    count(*), coalesce(extract(epoch FROM now() - min(d.stale_since)), 0)::float8,
+    (SELECT count(*) FROM dead_letters WHERE replayed_at IS NULL AND discarded_at IS NULL)
 FROM rollup_days AS d
 JOIN account_settings AS s ON s.account_id = d.account_id AND s.reporting_timezone IS NOT NULL
 WHERE d.stale_since IS NOT NULL;

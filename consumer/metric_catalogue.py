@@ -279,6 +279,13 @@ BACKFILL_CATALOGUE = (
         "Rollup rows that audits found wrong, and corrected. Above 0: a defect, or somebody wrote to the tables.",
     ),
     Row("backfill_bitmap_rows_pruned_total", Kind.COUNTER, "rows", "Rows of counted_events nobody needs any more."),
+    Row("backfill_dead_letters_pruned_total", Kind.COUNTER, "letters", "Dead letters deleted, long after their end."),
+    Row(
+        "backfill_dead_letters_waiting",
+        Kind.GAUGE,
+        "letters",
+        "Dead letters that were neither replayed nor discarded, of all groups, as of the last look.",
+    ),
     Row("backfill_stale_days", Kind.GAUGE, "days", "Account-days behind their raw events, as of the last look."),
     Row(
         "backfill_oldest_stale_seconds",

@@ -51,8 +51,8 @@ DECLARE
     ];
     applications text[] := ARRAY['account_settings', 'reporting_events'];
     functions text[] := ARRAY[
-        'rollup_check_timezone', 'rollup_lock_settings', 'rollup_renew_settings_version', 'rollup_settings_truncated',
-        'rollup_timezone_changed'
+        'rollup_check_timezone', 'rollup_lock_settings', 'rollup_prune_dead_letters', 'rollup_renew_settings_version',
+        'rollup_settings_truncated', 'rollup_timezone_changed'
     ];
     roles text := 'reporting_consumer, reporting_operator, reporting_backfill, '
         'reporting_auditor, reporting_reader';
@@ -108,17 +108,19 @@ BEGIN
     GRANT SELECT (group_id, topic, topic_id, partition, "offset", error_class, replayed_at, discarded_at) ON dead_letters
     TO reporting_consumer;
 
-    -- The operator of dead letters: a replay takes the consumer's steps; letters can be read, marked and, in the end,
-    -- deleted.
+    -- The operator of dead letters: a replay takes the consumer's steps; letters can be read and marked, and those that
+    -- were dealt with long ago deleted.
     GRANT SELECT, INSERT, UPDATE ON consumer_offsets, counted_events, reporting_events_rollups, rollup_days
     TO reporting_operator;
     GRANT SELECT, INSERT ON rollup_members TO reporting_operator;
     GRANT INSERT ON late_events TO reporting_operator;
-    GRANT SELECT, DELETE ON dead_letters TO reporting_operator;
+    GRANT SELECT ON dead_letters TO reporting_operator;
+    GRANT EXECUTE ON FUNCTION rollup_prune_dead_letters TO reporting_operator;
     GRANT UPDATE (tried_at, error_class, reason, replayed_at, outcome, discarded_at, discard_reason) ON dead_letters
     TO reporting_operator;
 
     -- The backfill replaces days by what the raw events give, closes days, prunes, and changes time zones.
+    GRANT EXECUTE ON FUNCTION rollup_prune_dead_letters TO reporting_backfill;
     GRANT SELECT ON reporting_events, consumer_offsets, dead_letters, rollup_coverage TO reporting_backfill;
     GRANT SELECT, INSERT, UPDATE ON rollup_days TO reporting_backfill;
     GRANT SELECT, INSERT, UPDATE, DELETE ON counted_events, reporting_events_rollups TO reporting_backfill;

@@ -32,7 +32,7 @@ def prune_dead_letters(conn: psycopg.Connection, days: int) -> int:
     """
     deleted = 0
     while days:
-        portion = conn.execute(STATEMENTS["prune"], {"days": days, "most": PORTION}).rowcount
+        (portion,) = conn.execute(STATEMENTS["prune"], {"days": days, "most": PORTION}).fetchone() or (0,)
         deleted += portion
         if portion < PORTION:
             break

@@ -120,14 +120,7 @@ RETURNING d.id;
 
 -- name: prune
 -- A portion of the letters that were dealt with long ago.
-DELETE FROM dead_letters AS d
-USING (
-    SELECT id FROM dead_letters
-    WHERE coalesce(replayed_at, discarded_at) < now() - make_interval(days => %(days)s)
-    ORDER BY coalesce(replayed_at, discarded_at) LIMIT %(most)s
-    FOR UPDATE SKIP LOCKED
-) AS old
-WHERE d.id = old.id;
+SELECT rollup_prune_dead_letters(%(days)s, %(most)s);
 
 -- name: recent
 -- Letters that wait and stood just before the offset that each partition starts at.

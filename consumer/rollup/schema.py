@@ -4,7 +4,7 @@ import psycopg
 
 from consumer.errors import SchemaError
 
-NEEDED = ("0001", "0002", "0003", "0004")
+NEEDED = ("0001", "0002", "0003", "0004", "0005")
 """Migrations this program relies on. A migration that code does not need yet (expand) may be there already."""
 
 CODE = 1

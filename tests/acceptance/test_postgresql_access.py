@@ -91,7 +91,7 @@ def assert_refused(start: StartConsumer, run: RunProgram, url: str, *words: str)
     assert "\n" not in failed["message"]
     assert "exception" not in failed
     code, out, err = run("backfill", "status", DATABASE_URL=url)
-    assert code == 1
+    assert code == 8
     assert len(err.splitlines()) == 1
     for word in words:
         assert word in failed["message"]

@@ -34,6 +34,7 @@ REFUSED: dict[str, list[str]] = {
     ],
     "operator": [
         "UPDATE dead_letters SET value = ''",
+        "DELETE FROM dead_letters",
         "INSERT INTO dead_letters DEFAULT VALUES",
         "SELECT FROM reporting_events",
         "DELETE FROM reporting_events_rollups",
@@ -87,6 +88,35 @@ def test_what_is_not_its_job_is_refused(role: str, roles_database: RolesDatabase
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 conn.execute(statement.encode())
                 pytest.fail(f"{role} may: {statement}")
+
+
+@pytest.mark.parametrize("role", ["operator", "backfill"])
+def test_only_letters_that_were_dealt_with_long_ago_can_be_deleted(role: str, roles_database: RolesDatabase) -> None:
+    with roles_database.connect() as owner:
+        waits, _, lately = add_letters(owner)
+    with roles_database.connect(role) as conn:
+        assert conn.execute("SELECT rollup_prune_dead_letters(1, 10)").fetchone() == (1,)
+        for days in (0, -1):
+            with pytest.raises(psycopg.errors.InvalidParameterValue, match="at least a day"):
+                conn.execute("SELECT rollup_prune_dead_letters(%s, 10)", (days,))
+        kept = conn.execute("SELECT id FROM dead_letters ORDER BY id").fetchall()
+    assert kept == [(waits,), (lately,)]
+
+
+def add_letters(conn: Connection) -> list[int]:
+    """The ids of three dead letters: one that waits, one discarded long ago, and one discarded just now."""
+    found = conn.execute(
+        """
+        INSERT INTO dead_letters
+            (group_id, topic, topic_id, partition, "offset", error_class, reason, discarded_at, discard_reason)
+        VALUES
+            ('g', 't', 'i', 0, 1, 'syntax', 'bad', NULL, NULL),
+            ('g', 't', 'i', 0, 2, 'syntax', 'bad', '2001-01-01', 'old'),
+            ('g', 't', 'i', 0, 3, 'syntax', 'bad', now(), 'new')
+        RETURNING id
+        """
+    )
+    return [number for (number,) in found]
 
 
 def test_a_trigger_of_ones_own_cannot_borrow_the_owners_rights(roles_database: RolesDatabase) -> None:
@@ -212,7 +242,7 @@ def _auditor_proves_it(database: RolesDatabase, run_program: RunProgram) -> None
     assert "permission" not in out + err
     # What it may not, it says in a line.
     code, out, err = run_program("backfill", "--stale", DATABASE_URL=url)
-    assert code == 1
+    assert code == 8
     assert "permission denied" in err
     assert "Traceback" not in err
 
@@ -251,10 +281,15 @@ def test_the_worker_that_watches_does_its_job(roles_database: RolesDatabase, tmp
                 " WHERE reporting_timezone IS NOT NULL"
             ).rowcount
             conn.execute("INSERT INTO counted_events VALUES (-7, 0, '', '2001-01-01')")
+            waits, old, lately = add_letters(conn)
             audited = "SELECT FROM rollup_days WHERE closed AND audited_at IS NOT NULL"
             wait_for(lambda: conn.execute(audited).rowcount == opened, f"{opened} days audited and closed", watcher)
             pruned = none.format("counted_events WHERE last_day < '2002-01-01'")
             wait_for(lambda: conn.execute(pruned.encode()).fetchone() is not None, "bits pruned", watcher)
+            letters = none.format(f"dead_letters WHERE id = {old}")
+            wait_for(lambda: conn.execute(letters.encode()).fetchone() is not None, "letter pruned", watcher)
+            kept = conn.execute("SELECT id FROM dead_letters ORDER BY id").fetchall()
+            assert kept == [(waits,), (lately,)]
         finally:
             watcher.kill()
         assert "permission" not in watcher.tail()
