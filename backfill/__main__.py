@@ -11,6 +11,7 @@ from backfill import rebuild
 from backfill.explain import explain
 from backfill.interactive import Chosen, interactive
 from backfill.report import Report
+from backfill.run import one_line
 from backfill.selection import Selection, select
 from backfill.set_timezone import set_timezone
 from backfill.stale import close_days, rebuild_stale, stop_on_signal, watch
@@ -176,7 +177,7 @@ def main() -> int:
         if refusal := refused_by_database(error):
             sys.stderr.write(f"{refusal}\n")
             return refusal.exit_code
-        sys.stderr.write(f"database: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"database: {one_line(error)}\n")
         return 1
 
 

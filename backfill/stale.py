@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from backfill.metrics import WatchMetrics
 from backfill.plan import Day
 from backfill.report import Report
-from backfill.run import Runner
+from backfill.run import Runner, one_line
 from backfill.statements import STATEMENTS
 from backfill.upkeep import Upkeep
 from backfill.work import Progress
@@ -88,7 +88,7 @@ def watch(settings: WatchSettings, seconds: float) -> int:
             except psycopg.Error as error:
                 if not is_transient(error):
                     raise
-                problem = " ".join(str(error).split())
+                problem = one_line(error)
                 health.database(problem)
                 report.say(f"database: {problem}; trying again in {seconds:g} s", error=True)
             else:
@@ -159,6 +159,6 @@ def _rebuild_one(runner: Runner, day: Day, progress: Progress) -> None:
     except psycopg.Error as error:
         if is_transient(error) and not runner.connected:
             raise
-        progress.failed(day, " ".join(str(error).split()))
+        progress.failed(day, one_line(error))
     else:
         progress.rebuilt(result)

@@ -15,7 +15,7 @@ import psycopg
 
 from backfill.due import Later, days_to_close, days_to_rebuild, together
 from backfill.plan import Day, Unit
-from backfill.run import Runner
+from backfill.run import Runner, one_line
 from backfill.statements import STATEMENTS
 from backfill.verdict import Verdict
 from backfill.verify import Verifier
@@ -136,7 +136,7 @@ class Upkeep:
                 return
             day = (self._picked[0], unit.date)
             self._later.put_off(day, self._clock())
-            self._progress.failed(day, " ".join(str(error).split()))
+            self._progress.failed(day, one_line(error))
             return
         for result in results:
             day = (result.account_id, result.date)
