@@ -9,6 +9,7 @@ waiting, and one that raises fails the test when the proxy is closed.
 import asyncio
 import contextlib
 import ctypes
+import random
 import socket
 import struct
 import threading
@@ -150,6 +151,33 @@ class Proxy:
         self.delay, self.bytes_per_second = 0.0, 0
         self._call(self._set(flowing=True, lossy=False))
         self._call(self._listen())
+
+    def storm(
+        self,
+        chance: random.Random,
+        wait: Callable[[float], object],
+        steps: int,
+        *,
+        delay: float,
+        bytes_per_second: int,
+        longest: float,
+    ) -> None:
+        """All of the above in any order, each for up to `longest` seconds; it ends restored."""
+
+        def slow() -> None:
+            self.delay = delay
+
+        def trickle() -> None:
+            self.bytes_per_second = bytes_per_second
+
+        faults = [self.cut, self.cut, self.refuse, self.silence, self.lose_packets, slow, trickle, self.restore]
+        for _ in range(steps):
+            chance.choice(faults)()
+            wait(chance.uniform(0.1, longest))
+            if chance.random() < 0.6:
+                self.restore()
+                wait(chance.uniform(0.1, 0.5))
+        self.restore()
 
     def _call(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(10)

@@ -168,19 +168,5 @@ def test_a_storm_between_consumers_and_kafka(own_world: World, proxy: Proxy) -> 
     for protocol in ("classic", "classic"):
         own_world.start(KAFKA_BOOTSTRAP_SERVERS=behind(proxy), **PROTOCOLS[protocol])
     own_world.until_read(1)
-
-    def slow() -> None:
-        proxy.delay = 0.2
-
-    def trickle() -> None:
-        proxy.bytes_per_second = 5_000
-
-    faults = [proxy.cut, proxy.cut, proxy.refuse, proxy.silence, proxy.lose_packets, slow, trickle, proxy.restore]
-    for _ in range(STORM_STEPS):
-        own_world.chance.choice(faults)()
-        own_world.wait(own_world.chance.uniform(0.1, 1.0))
-        if own_world.chance.random() < 0.6:
-            proxy.restore()
-            own_world.wait(own_world.chance.uniform(0.1, 0.5))
-    proxy.restore()
+    proxy.storm(own_world.chance, own_world.wait, STORM_STEPS, delay=0.2, bytes_per_second=5_000, longest=1.0)
     own_world.settle()

@@ -106,19 +106,5 @@ def test_a_storm_of_all_that_networks_do(world: World, proxy: Proxy) -> None:
     for _ in range(2):
         world.start(DATABASE_URL=url, **QUICK)
     world.until_read(1)
-
-    def slow() -> None:
-        proxy.delay = 0.05
-
-    def trickle() -> None:
-        proxy.bytes_per_second = 3_000
-
-    faults = [proxy.cut, proxy.cut, proxy.refuse, proxy.silence, proxy.lose_packets, slow, trickle, proxy.restore]
-    for _ in range(STORM_STEPS):
-        world.chance.choice(faults)()
-        world.wait(world.chance.uniform(0.1, 0.8))
-        if world.chance.random() < 0.6:
-            proxy.restore()
-            world.wait(world.chance.uniform(0.1, 0.5))
-    proxy.restore()
+    proxy.storm(world.chance, world.wait, STORM_STEPS, delay=0.05, bytes_per_second=3_000, longest=0.8)
     world.settle()
