@@ -10,6 +10,7 @@ pytest_plugins = [
     "tests.fixtures.rollup",
     "tests.fixtures.terminal",
     "tests.fixtures.roles",
+    "tests.fixtures.older_tzdata",
 ]
 
 # No test is wrong because the machine is slow.
