@@ -80,6 +80,8 @@ def connect(dsn: str, *, statement_timeout: int, application: str) -> PatientCon
         "tcp_keepalives_idle": 10,
         "tcp_keepalives_interval": 5,
         "tcp_keepalives_count": 3,
+        # Nor one that is frozen while it should read an answer: no other timeout counts while the server sends.
+        "tcp_user_timeout": milliseconds,
         # Commits need not wait for the disk: offsets are lost together with the rows, and Kafka still has the events.
         "synchronous_commit": "off",
         "timezone": "UTC",
@@ -103,6 +105,37 @@ def connect(dsn: str, *, statement_timeout: int, application: str) -> PatientCon
     )
     conn.answer_seconds = statement_timeout + min(ANSWER_GRACE_SECONDS, statement_timeout)
     return conn
+
+
+def end_silent_sessions(conn: psycopg.Connection) -> list[int]:
+    """End sessions like ours that stopped in the midst of sending rows, and return their process ids.
+
+    A process that is frozen during a COPY to the server keeps its locks: neither `statement_timeout` nor any other
+    applies while PostgreSQL waits for more rows. So whoever waited in vain for those locks ends it. Like ours means: in
+    our database, with our login (PostgreSQL allows no other) and `application_name`, having written something, and
+    silent for longer than our own `statement_timeout`.
+
+    Args:
+        conn: in autocommit, outside of a transaction.
+
+    Raises:
+        psycopg.Error
+    """
+    return [pid for (pid,) in conn.execute(_END_SILENT_SESSIONS)]
+
+
+# OFFSET keeps the order: first who is silent, then the end of it.
+_END_SILENT_SESSIONS = """
+    SELECT pid FROM (
+        SELECT pid FROM pg_stat_activity
+        WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()
+            AND application_name = current_setting('application_name') AND backend_xid IS NOT NULL
+            AND state = 'active' AND wait_event_type = 'Client' AND wait_event = 'ClientRead'
+            AND clock_timestamp() - query_start > current_setting('statement_timeout')::interval
+        OFFSET 0
+    ) AS silent
+    WHERE pg_terminate_backend(pid)
+"""
 
 
 def is_read_only(conn: psycopg.Connection) -> bool:

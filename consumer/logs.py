@@ -55,6 +55,10 @@ class Event(StrEnum):
     PARTITIONS_LOST = "partitions_lost", "Partitions were taken without asking; their batch in flight will conflict."
     BATCH_COMMITTED = "batch_committed", "A transaction is through (debug level): its size, outcome counts and time."
     BATCH_RETRIED = "batch_retried", "A transaction rolled back and is tried again; `sqlstate` says why."
+    SILENT_SESSIONS_ENDED = (
+        "silent_sessions_ended",
+        "Sessions of consumers that stopped in the midst of sending rows, and kept their locks; `pids` of PostgreSQL.",
+    )
     OFFSET_CONFLICT = "offset_conflict", "Stored offsets are not the expected ones; they are read again."
     OFFSET_GAP = "offset_gap", "A stored offset does not fit the topic; messages may be missing."
     SETTINGS_RELOADED = "settings_reloaded", "Accounts' settings changed; time zones were read again."

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import psycopg
 import structlog
 
-from consumer.database import Backoff, is_transient
+from consumer.database import Backoff, end_silent_sessions, is_transient
 from consumer.errors import OffsetConflict, SettingsChanged
 from consumer.health import Health
 from consumer.logs import Event
@@ -227,6 +227,16 @@ class Writer:
             self._disconnect()
         else:
             log.warning(Event.BATCH_RETRIED, sqlstate=error.sqlstate, attempt=failures, message=str(error).strip())
+            if isinstance(error, psycopg.errors.QueryCanceled):
+                self._end_frozen_zombies()
+
+    def _end_frozen_zombies(self) -> None:
+        """We waited as long as a statement may take: perhaps for one who had our partitions before, and is frozen."""
+        try:
+            if self._conn is not None and (ended := end_silent_sessions(self._conn)):
+                log.warning(Event.SILENT_SESSIONS_ENDED, pids=ended)
+        except psycopg.Error as error:  # the next attempt will find out more
+            log.warning(Event.BATCH_RETRIED, sqlstate=error.sqlstate, message=str(error).strip())
 
     def _disconnect(self) -> None:
         if self._conn is not None:

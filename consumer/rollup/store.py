@@ -234,9 +234,11 @@ def _add_rollups(conn: psycopg.Connection, rows: pl.DataFrame, has_members: bool
 
 
 def _copy(conn: psycopg.Connection, statement: str, rows: pl.DataFrame) -> None:
-    # The columns are numbers, dates and words of the registry: none needs COPY's escapes.
+    # The columns are numbers, dates and words of the registry: none needs COPY's escapes. Encoded before COPY begins,
+    # since no timeout ends the session of a process that is frozen during it (`end_silent_sessions`).
+    lines = rows.write_csv(include_header=False, separator="\t").encode()
     with conn.cursor() as cursor, cursor.copy(STATEMENTS[statement]) as copy:
-        copy.write(rows.write_csv(include_header=False, separator="\t").encode())
+        copy.write(lines)
 
 
 def _balance(batch: Batch, dated: Dated, has_zone: BoolArray, found: Found) -> tuple[Mapping[str, int], ...]:

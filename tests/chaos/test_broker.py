@@ -118,8 +118,8 @@ def test_it_hangs(broker: Kafka, own_world: World, protocol: str, seconds: int) 
             assert memory(consumer) - was < MOST_GROWTH
     finally:
         process.send_signal(signal.SIGCONT)
-    # A minute of silence may leave a request of the client waiting, for its socket.timeout.ms: a minute by default.
-    until_all_are_members(own_world, 60 + seconds)
+    # Silence may leave a request of the client waiting, for its socket.timeout.ms: a minute by default. Then it joins.
+    until_all_are_members(own_world, 90 + seconds)
     own_world.settle()
 
 
