@@ -83,7 +83,7 @@ def test_a_consumer_at_work(
     topic, sample = make_topic(1), load(200)
     prepare(conn, sample)
     produce(kafka_bootstrap, topic, sample.messages())
-    consumer = Consumer(tmp_path / "consumer", ["consumer"], {**variables, "KAFKA_TOPICS": topic})
+    consumer = Consumer(tmp_path / "consumer", ["consumer"], {**variables, "KAFKA_TOPICS": topic}, whole=True)
     programs.append(consumer)
     wait_until_read(conn, kafka_bootstrap, topic, consumer)
     pages = "".join(consumer.get(page)[1] for page in PAGES)
@@ -128,7 +128,7 @@ def test_servers_that_are_away_and_settings_that_are_wrong(
         ),
     }
     for case, (words, more) in cases.items():
-        program = Program(tmp_path / case, words, {**away, **more})
+        program = Program(tmp_path / case, words, {**away, **more}, whole=True)
         programs.append(program)
         if case == "consumer":
             wait_for(lambda: "database_lost" in program.out.read_text(), "trouble", program)  # noqa: B023
