@@ -108,12 +108,12 @@ def connect(dsn: str, *, statement_timeout: int, application: str) -> PatientCon
 
 
 def end_silent_sessions(conn: psycopg.Connection) -> list[int]:
-    """End sessions like ours that stopped in the midst of sending rows, and return their process ids.
+    """End sessions like ours that stopped in the midst of talking to the server, and return their process ids.
 
-    A process that is frozen during a COPY to the server keeps its locks: neither `statement_timeout` nor any other
-    applies while PostgreSQL waits for more rows. So whoever waited in vain for those locks ends it. Like ours means: in
-    our database, with our login (PostgreSQL allows no other) and `application_name`, having written something, and
-    silent for longer than our own `statement_timeout`.
+    A process that is frozen while it sends rows or a pipeline of statements keeps its locks: no `statement_timeout` and
+    no `idle_in_transaction_session_timeout` applies while PostgreSQL waits for the rest. So whoever waited in vain for
+    those locks ends it. Like ours means: in our database, with our login (PostgreSQL allows no other) and
+    `application_name`, having written something, and silent for longer than our own `statement_timeout`.
 
     Args:
         conn: in autocommit, outside of a transaction.
@@ -130,8 +130,8 @@ _END_SILENT_SESSIONS = """
         SELECT pid FROM pg_stat_activity
         WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()
             AND application_name = current_setting('application_name') AND backend_xid IS NOT NULL
-            AND state = 'active' AND wait_event_type = 'Client' AND wait_event = 'ClientRead'
-            AND clock_timestamp() - query_start > current_setting('statement_timeout')::interval
+            AND wait_event_type = 'Client' AND wait_event = 'ClientRead'
+            AND clock_timestamp() - greatest(query_start, state_change) > current_setting('statement_timeout')::interval
         OFFSET 0
     ) AS silent
     WHERE pg_terminate_backend(pid)

@@ -57,7 +57,7 @@ class Event(StrEnum):
     BATCH_RETRIED = "batch_retried", "A transaction rolled back and is tried again; `sqlstate` says why."
     SILENT_SESSIONS_ENDED = (
         "silent_sessions_ended",
-        "Sessions of consumers that stopped in the midst of sending rows, and kept their locks; `pids` of PostgreSQL.",
+        "Sessions of frozen consumers, which kept locks that this one waited for; `pids` of PostgreSQL.",
     )
     OFFSET_CONFLICT = "offset_conflict", "Stored offsets are not the expected ones; they are read again."
     OFFSET_GAP = "offset_gap", "A stored offset does not fit the topic; messages may be missing."

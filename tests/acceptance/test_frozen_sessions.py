@@ -25,18 +25,27 @@ def is_there(conn: Connection, pid: int) -> bool:
 
 
 @contextmanager
-def frozen_in_copy(url: str, application: str, locks: str) -> Iterator[int]:
-    """A session that took locks, began to send rows, and does not go on; its process id in PostgreSQL."""
+def frozen(url: str, application: str, locks: str, where: str) -> Iterator[int]:
+    """A session that took locks, is in the midst of something, and does not go on; its process id in PostgreSQL."""
     with connect(url, statement_timeout=1, application=application) as session:
         session.execute("CREATE TEMPORARY TABLE stage (n int)")
         session.execute("BEGIN")
         session.execute(locks)
-        copy = session.cursor().copy("COPY stage FROM STDIN")
-        copy.__enter__().write(b"1\n")
+        raw = session.pgconn
+        copying = session.cursor().copy("COPY stage FROM STDIN")  # ends when nobody holds it
+        if where == "copy":
+            copying.__enter__().write(b"1\n")
+        else:
+            raw.enter_pipeline_mode()
+            raw.send_query_params(b"INSERT INTO stage VALUES (1)", None)
+            if where == "between two pipelines":
+                raw.pipeline_sync()
+            raw.send_flush_request()
+            raw.flush()
         try:
             yield session.info.backend_pid
         finally:
-            session.pgconn.finish()
+            raw.finish()
 
 
 def is_silent(conn: Connection, pid: int) -> bool:
@@ -46,12 +55,14 @@ def is_silent(conn: Connection, pid: int) -> bool:
     return found == (True,)
 
 
-def test_a_consumer_frozen_while_it_sends_rows_keeps_nobody_from_its_partitions(
+@pytest.mark.parametrize("where", ["copy", "pipeline", "between two pipelines"])
+def test_a_consumer_frozen_while_it_sends_keeps_nobody_from_its_partitions(
     conn: Connection,
     database_url: str,
     kafka_bootstrap: str,
     make_topic: MakeTopic,
     start_consumer: StartConsumer,
+    where: str,
 ) -> None:
     topic = make_topic(1)
     first, then = load(200, 1), load(200, 2, first_id=1_000)
@@ -59,7 +70,7 @@ def test_a_consumer_frozen_while_it_sends_rows_keeps_nobody_from_its_partitions(
     produce(kafka_bootstrap, topic, first.messages())
     consumer = start_consumer(topic, DB_STATEMENT_TIMEOUT_SECONDS=1)
     wait_until_read(conn, kafka_bootstrap, topic, consumer)
-    with frozen_in_copy(database_url, NAME, LOCKS) as pid:
+    with frozen(database_url, NAME, LOCKS, where) as pid:
         produce(kafka_bootstrap, topic, then.messages())
         wait_until_read(conn, kafka_bootstrap, topic, consumer)
         assert not is_there(conn, pid)
@@ -76,7 +87,7 @@ def test_a_consumer_frozen_while_it_sends_rows_keeps_nobody_from_its_partitions(
 )
 def test_others_are_left_alone(conn: Connection, database_url: str, application: str, locks: str) -> None:
     with (
-        frozen_in_copy(database_url, application, locks) as pid,
+        frozen(database_url, application, locks, "copy") as pid,
         connect(database_url, statement_timeout=1, application=NAME) as ours,
     ):
         wait_for(lambda: is_silent(conn, pid), "a second of silence")
@@ -86,7 +97,7 @@ def test_others_are_left_alone(conn: Connection, database_url: str, application:
 
 def test_one_that_has_not_been_silent_for_long_is_left_alone(conn: Connection, database_url: str) -> None:
     with (
-        frozen_in_copy(database_url, NAME, "CREATE TABLE written (n int)") as pid,
+        frozen(database_url, NAME, "CREATE TABLE written (n int)", "copy") as pid,
         connect(database_url, statement_timeout=600, application=NAME) as patient,
         connect(database_url, statement_timeout=1, application=NAME) as ours,
     ):

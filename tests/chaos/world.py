@@ -47,6 +47,14 @@ SMALL = {"BATCH_MAX_EVENTS": 60, "FETCH_MAX_EVENTS": 30}
 """Transactions so small that a second of load is dozens of them."""
 SETTLE_SECONDS = 60.0
 """Deadline of every wait once the faults have ended."""
+SESSIONS = """
+    SELECT concat_ws(
+        ', ', pid, application_name, state, wait_event_type, wait_event, 'blocked by ' || pg_blocking_pids(pid)::text,
+        'xid ' || backend_xid::text, 'statement of ' || (clock_timestamp() - query_start), left(query, 60)
+    )
+    FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+"""What a wait that fails tells about the database."""
 STALE_ROUNDS = 3
 """How often `--stale` may be run: a change of time zone that settles meanwhile needs a second round."""
 
@@ -178,7 +186,19 @@ class World:
 
     def until(self, condition: Callable[[], object], what: str, seconds: float = SETTLE_SECONDS) -> None:
         """Wait until something holds, while no consumer ends that nobody ended."""
-        wait_for(lambda: bool(condition()), what, *self.consumers, seconds=seconds)
+        try:
+            wait_for(lambda: bool(condition()), what, *self.consumers, seconds=seconds)
+        except AssertionError as failure:
+            failure.add_note(self._sessions())
+            raise
+
+    def _sessions(self) -> str:
+        """Who does, and waits for, what in the database."""
+        try:
+            found = self.conn.execute(SESSIONS).fetchall()
+        except psycopg.Error as error:
+            return f"the sessions of the database cannot be had: {error}"
+        return "\n".join(["sessions of the database:", *(str(row[0]) for row in found)])
 
     def until_read(self, messages: int) -> None:
         """Wait until so many more messages have an outcome."""
