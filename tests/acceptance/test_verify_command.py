@@ -52,10 +52,11 @@ def rebuild_stale_days(conn: Connection, database_url: str) -> None:
 
 
 def corrupt(conn: Connection) -> date:
-    """One reply too many and a microsecond too little, on the last day of account 1."""
+    """One reply too many and a microsecond too little, on the fullest day of account 1."""
     found = conn.execute(
         "UPDATE reporting_events_rollups SET count = count + 1, sum_value = sum_value - 0.000001"
-        f" WHERE {ROW} AND date = (SELECT max(date) FROM reporting_events_rollups WHERE {ROW}) RETURNING date"
+        f" WHERE {ROW} AND date = (SELECT date FROM reporting_events_rollups WHERE {ROW} ORDER BY count DESC LIMIT 1)"
+        " RETURNING date"
     ).fetchone()
     assert found is not None
     return date.fromisoformat(str(found[0]))
