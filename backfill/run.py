@@ -76,7 +76,7 @@ class Runner:
     @property
     def connected(self) -> bool:
         """Whether the connection survived the last error."""
-        return self._conn is not None and not self._conn.closed and not self._conn.broken
+        return self._conn is not None and database.is_usable(self._conn)
 
     def __enter__(self) -> Self:
         return self
@@ -97,6 +97,7 @@ class Runner:
             psycopg.Error: the database is away.
         """
         if self._conn is None or not self.connected:
+            self.close()
             self._rebuilder = None
             conn = database.connect(
                 self._settings.database_url,

@@ -55,7 +55,7 @@ class Looks:
         except ConfigurationError as error:
             problem = str(error)
         except psycopg.Error as error:
-            if self._conn is None or self._conn.closed:
+            if self._conn is None or not database.is_usable(self._conn):
                 raise
             problem = one_line(error)
         return Verified(*day, None, State.UNKNOWN, Verdict.FAILED, problem=problem)
@@ -66,7 +66,7 @@ class Looks:
             self._conn.close()
 
     def _ready(self) -> tuple[psycopg.Connection, Verifier]:
-        if self._conn is None or self._verifier is None or self._conn.closed:
+        if self._conn is None or self._verifier is None or not database.is_usable(self._conn):
             self.close()
             self._verifier = None
             self._conn = database.connect(

@@ -138,6 +138,12 @@ _END_SILENT_SESSIONS = """
 """
 
 
+def is_usable(conn: psycopg.Connection) -> bool:
+    """Whether a connection can begin something. One that broke cannot, nor one that an error left in the midst of a
+    COPY or a pipeline: it would answer for ever that another command is in progress."""
+    return not conn.closed and conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+
+
 def is_read_only(conn: psycopg.Connection) -> bool:
     """Whether this session can only read: of a standby, or of a primary that is to be written no more. It stays so when
     the server changes its mind, or another one takes over: connect again. Asks nobody."""

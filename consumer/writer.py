@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import psycopg
 import structlog
 
-from consumer.database import Backoff, end_silent_sessions, is_transient
+from consumer.database import Backoff, end_silent_sessions, is_transient, is_usable
 from consumer.errors import OffsetConflict, SettingsChanged
 from consumer.health import Health
 from consumer.logs import Event
@@ -217,7 +217,7 @@ class Writer:
     def _failed(self, error: psycopg.Error, failures: int) -> None:
         self._metrics.observe_retry(error.sqlstate)
         # 25006: a primary that became a standby, and kept our connection.
-        away = self._conn is None or self._conn.broken or self._conn.closed or error.sqlstate == "25006"
+        away = self._conn is None or not is_usable(self._conn) or error.sqlstate == "25006"
         if away:
             if not self.database_away:
                 log.warning(Event.DATABASE_LOST, message=str(error).strip())

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import psycopg
 
+from consumer.database import is_usable
 from consumer.dead_letters.letters import Picked, portions
 from consumer.dead_letters.replay import DONE, Outcome, Replayed, replay
 from consumer.dead_letters.selection import Filters
@@ -79,7 +80,7 @@ class Replayer:
             try:
                 return self._replay(conn, topic, ids, handler, rules)
             except psycopg.Error:
-                lost |= conn.broken or conn.closed
+                lost |= not is_usable(conn)
                 raise
 
         try:

@@ -87,7 +87,9 @@ class Session:
         return DatabaseAway(f"database: {said}. What was not reported as done was not done; run the command again")
 
     def _connected(self) -> psycopg.Connection:
-        if self._conn is None or self._conn.closed or self._conn.broken:
+        if self._conn is not None and not database.is_usable(self._conn):
+            self._conn.close()
+        if self._conn is None or self._conn.closed:
             self._conn = database.connect(
                 self._settings.database_url,
                 statement_timeout=self._settings.db_statement_timeout_seconds,
