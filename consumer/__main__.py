@@ -29,7 +29,7 @@ def run() -> int:
     """Consume until SIGTERM or Ctrl-C (the default command).
 
     Exit codes: 0 stopped, 1 unexpected error, 2 wrong configuration, 3 schema, 4 topic, 5 offset gap,
-    6 dead-letter flood, 7 fenced, 8 refused by Kafka or PostgreSQL.
+    6 dead-letter flood, 7 fenced, 8 refused by Kafka or PostgreSQL, 9 topic made again.
     """
     settings = Settings.load()
     logs.configure(settings.log_level, settings.log_format)

@@ -96,6 +96,7 @@ class Assignment:
             # begins the new log, where events that were counted are duplicates.
             log.warning(Event.OFFSET_GAP, message=f"topic {topic} was deleted and made again", topic=topic)
             self._writer.abandon()
+        self._health.kafka(self.source.unanswered)
         if self.source.is_member and not self._health.state.joined:  # the broker tells some of no assignment at all
             self._health.joined_group(len(self.source.owned))
         elif self.source.refused and self._health.state.joined:

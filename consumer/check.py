@@ -3,29 +3,39 @@
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import UTC, datetime
 
 import psycopg
-from confluent_kafka import KafkaException, TopicCollection
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from consumer import database
-from consumer.access import Refusals
+from consumer.access import Refusals, refused_by_database, refused_topic
 from consumer.errors import RollupError
 from consumer.handlers import handler_for
+from consumer.rollup.batch import Partition
 from consumer.rollup.days import tzdata_version, zone_names
+from consumer.rollup.offsets import gap, stored_offsets
 from consumer.rollup.registry import REGISTRY
-from consumer.rollup.schema import check_schema
+from consumer.rollup.schema import check_schema, check_zones
 from consumer.settings import Settings
-from consumer.source import connection_properties, make_consumer
+from consumer.source import connection_properties, make_consumer, topic_error
 
 CLOCK_TOLERANCE_SECONDS = 60.0
 """This machine and the database's may differ by so much. The clock decides which days are open and which events lie too
 far in the future; a minute is far below both limits and far above what a synchronised clock shows."""
 
+GROUP_ANSWER_SHARE = 0.25
+"""How much of the time for an answer one question for the group may take. In a new cluster the first one makes the
+topic of offsets, and the client waits in vain for its answer; while that topic is made, brokers refuse."""
+
 Finding = tuple[bool, str, str]
 """Whether it is good, what was checked, and what was found."""
+
+Logs = Mapping[Partition, tuple[str, int, int]]
+"""The topic's id, the first offset and the next one to be written, of each partition that could be asked for."""
 
 
 def check(timeout: float, write: Callable[[str], object] = sys.stdout.write) -> bool:
@@ -56,11 +66,11 @@ def _findings(timeout: float) -> Iterator[Finding]:
         f"registry {REGISTRY.fingerprint}, {len(zone_names())} zones of tzdata "
         + (tzdata_version() + "".join(suspects)),
     )
-    yield from _kafka(settings, timeout, silent)
-    yield from _database(settings)
+    logs = yield from _kafka(settings, timeout, silent)
+    yield from _database(settings, logs)
 
 
-def _kafka(settings: Settings, timeout: float, silent: logging.Logger) -> Iterator[Finding]:
+def _kafka(settings: Settings, timeout: float, silent: logging.Logger) -> Generator[Finding, None, Logs]:
     servers = settings.kafka_bootstrap_servers
     refusals = Refusals()
     admin = AdminClient(connection_properties(settings.kafka_properties()), logger=silent, error_cb=refusals)
@@ -72,19 +82,50 @@ def _kafka(settings: Settings, timeout: float, silent: logging.Logger) -> Iterat
             yield False, "broker", f"{servers}: {refusal}"
         else:
             yield False, "broker", f"{servers} does not answer: {error.args[0].str()}. Check KAFKA_BOOTSTRAP_SERVERS"
-        return
+        return {}
     yield True, "broker", f"{servers} answers, {len(cluster.brokers)} in the cluster"
+    logs: dict[Partition, tuple[str, int, int]] = {}
+    reader = make_consumer(settings.kafka_properties(), silent)  # never joins the group
     topics = [topic.topic for topic in settings.kafka_topics]
     for name, future in admin.describe_topics(TopicCollection(topics), request_timeout=timeout).items():
         try:
-            found = future.result(timeout)
+            found = future.result()
+            for partition in found.partitions:
+                asked = TopicPartition(name, partition.id)
+                low, high = reader.get_watermark_offsets(asked, timeout=timeout)
+                logs[Partition(name, partition.id)] = str(found.topic_id), low, high
         except KafkaException as error:
-            yield False, f"topic {name}", f"{error.args[0].str()} Create it, or change KAFKA_TOPICS"
+            found_wrong = topic_error(name, error, refusals)
+            waits = "" if isinstance(found_wrong, RollupError) else ". A consumer waits until a broker answers"
+            yield False, f"topic {name}", f"{found_wrong}{waits}"
         else:
             yield True, f"topic {name}", f"{len(found.partitions)} partitions, id {found.topic_id}"
+    reader.close()
+    yield _group(admin, settings.kafka_group_id, timeout)
+    return logs
 
 
-def _database(settings: Settings) -> Iterator[Finding]:
+def _group(admin: AdminClient, group: str, timeout: float) -> Finding:
+    """Whether we may join: who may read a group may describe it. That it does not exist yet is no error."""
+    subject = f"group {group}"
+    backoff, failures, deadline = database.Backoff(), 0, time.monotonic() + timeout
+    while True:
+        try:
+            admin.describe_consumer_groups([group], request_timeout=timeout * GROUP_ANSWER_SHARE)[group].result()
+        except KafkaException as error:
+            if refusal := refused_topic(subject, error.args[0]):
+                return False, subject, str(refusal)
+            if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
+                failures += 1
+                if time.monotonic() < deadline:
+                    time.sleep(backoff.delay(failures))
+                    continue
+                said = error.args[0].name()
+                return False, subject, f"its coordinator does not answer ({said}). A consumer waits until it does"
+        return True, subject, "may be joined"
+
+
+def _database(settings: Settings, logs: Logs) -> Iterator[Finding]:
     try:
         with database.connect(
             settings.database_url,
@@ -95,13 +136,48 @@ def _database(settings: Settings) -> Iterator[Finding]:
             here = datetime.now(UTC)
             version, there = row or ("", here)
             yield True, "database", f"PostgreSQL {version} answers"
-            try:
-                yield True, "schema", f"migrated up to {check_schema(conn)}"
-            except RollupError as error:
-                yield False, "schema", str(error)
             ahead = (here - there).total_seconds()
             close = abs(ahead) <= CLOCK_TOLERANCE_SECONDS
             advice = "" if close else ". Synchronise both clocks (NTP)"
             yield close, "clock", f"{ahead:+.3f} s against the database's{advice}"
+            yield from _tables(conn, settings, logs)
     except psycopg.Error as error:
-        yield False, "database", f"{' '.join(str(error).split())}. Check DATABASE_URL"
+        refusal = refused_by_database(error)
+        yield False, "database", str(refusal or f"{' '.join(str(error).split())}. Check DATABASE_URL")
+
+
+def _tables(conn: psycopg.Connection, settings: Settings, logs: Logs) -> Iterator[Finding]:
+    """What can only be asked of a schema that is right, and by one who may read it."""
+    subject = "schema"
+    try:
+        yield True, subject, f"migrated up to {check_schema(conn)}"
+        subject = "time zones"
+        yield True, subject, f"{check_zones(conn)} in use, all known"
+        subject = "stored offsets"
+        yield from _offsets(conn, settings, logs)
+    except RollupError as error:
+        yield False, subject, str(error)
+    except psycopg.Error as error:
+        if not (refusal := refused_by_database(error)):
+            raise
+        yield False, subject, str(refusal)
+
+
+def _offsets(conn: psycopg.Connection, settings: Settings, logs: Logs) -> Iterator[Finding]:
+    """Whether the stored offsets fit the topics' logs."""
+    stored = stored_offsets(conn, settings.kafka_group_id, logs)
+    resets = settings.on_offset_gap == "reset"
+    fit = True
+    for partition, row in sorted(stored.items()):
+        if problem := gap(partition, row, *logs[partition]):
+            fit = False
+            advice = (
+                "as ON_OFFSET_GAP=reset says, the consumer goes on" if resets else "set ON_OFFSET_GAP=reset to go on"
+            )
+            yield (
+                resets,
+                f"stored offset of {partition}",
+                f"{problem}. If it cannot come back, {advice} from {logs[partition][1]}",
+            )
+    if fit:
+        yield True, "stored offsets", f"{len(stored)}, all within their topics' logs"

@@ -28,6 +28,7 @@ class State:
         partitions: how many are owned.
         database_error: why PostgreSQL cannot be reached; None while it can.
         schema_error: why the schema is not the one this program needs; None when it is.
+        kafka_error: why no broker can be asked; None while one answers, and before any was asked.
     """
 
     ticked_at: float
@@ -37,6 +38,7 @@ class State:
     partitions: int = 0
     database_error: str | None = "not connected yet"
     schema_error: str | None = "not checked yet"
+    kafka_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ def ready(state: State) -> Verdict:
         reasons.append(f"database: {state.database_error}")
     if state.started and state.schema_error:
         reasons.append(f"schema: {state.schema_error}")
+    if state.started and state.kafka_error:
+        reasons.append(f"kafka: {state.kafka_error}")
     if not state.joined:
         reasons.append("not a member of the consumer group")
     return Verdict(tuple(reasons))
@@ -81,6 +85,8 @@ def started(state: State) -> Verdict:
         return Verdict((f"starting; database: {state.database_error}",))
     if state.schema_error:
         return Verdict((f"starting; schema: {state.schema_error}",))
+    if state.kafka_error:
+        return Verdict((f"starting; kafka: {state.kafka_error}",))
     return Verdict(("starting",))
 
 
@@ -129,3 +135,7 @@ class Health:
     def schema(self, error: str | None) -> None:
         """Whether the schema is right: None, or a short reason."""
         self._change(schema_error=error and redact(error))
+
+    def kafka(self, error: str | None) -> None:
+        """Whether a broker answers: None, or a short reason."""
+        self._change(kafka_error=error and redact(error))

@@ -3,6 +3,7 @@
 What passes by itself (the database or the broker away) yields None, to be asked again; what does not is raised.
 """
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -15,17 +16,17 @@ from consumer.dead_letters.recent import recent_letters
 from consumer.errors import OffsetGapError, TopicMadeAgain
 from consumer.flood import Recent
 from consumer.health import Health
-from consumer.logs import Event
+from consumer.logs import KAFKA_LOGGER, Event
 from consumer.metrics import Metrics
 from consumer.rollup.batch import Partition
 from consumer.rollup.offsets import Stored, adopt_partitions, gap, reset_offset, stored_offsets
-from consumer.rollup.schema import check_schema
+from consumer.rollup.schema import check_schema, check_zones
 from consumer.rollup.statements import STATEMENTS
 from consumer.source import Source
 
 log = structlog.get_logger()
 
-RETRY_SECONDS = 1.0
+RETRIES = database.Backoff(first=0.5)
 """Between two questions for stored offsets while somebody does not answer."""
 
 ADVICE = "Rebuild the days of the missing events: python -m backfill --account A --date D"
@@ -59,6 +60,7 @@ class OffsetStore:
         self._health = health
         self._conn: psycopg.Connection | None = None
         self._retry_at = 0.0
+        self._failures = 0
         self._away = False
         self.topic_ids: dict[str, str] = {}
         """Topic ids as of the last answer."""
@@ -67,7 +69,10 @@ class OffsetStore:
 
     def check_schema(self) -> None:
         """Raises SchemaError, or psycopg.Error when the database is away."""
-        check_schema(self._connected())
+        conn = self._connected()
+        check_schema(conn)
+        check_zones(conn)
+        self._answered()
 
     def starts(self, source: Source, partitions: set[Partition]) -> dict[Partition, int] | None:
         """The next offsets of partitions, checked against their topics; None if that can't be known now. Partitions
@@ -97,14 +102,16 @@ class OffsetStore:
             stored |= stored_offsets(conn, self._group_id, partitions - stored.keys())
             self.recent_letters = recent_letters(conn, self._group_id, stored, self._letters_before)
         except psycopg.Error as error:
-            self._lost(error)
+            self.lost(error)
         except KafkaException as error:
-            log.warning(Event.KAFKA_CLIENT, message=f"cannot ask the broker for offsets: {error}")
+            logging.getLogger(KAFKA_LOGGER).warning("cannot ask the broker for offsets: %s", error)
         else:
+            self._failures = 0
             self._answered()
             self.topic_ids = topic_ids
             return {p: row.next for p, row in stored.items()}
-        self._retry_at = now + RETRY_SECONDS
+        self._failures += 1
+        self._retry_at = time.monotonic() + RETRIES.delay(self._failures)
         return None
 
     def count_stale_days(self) -> None:
@@ -114,7 +121,7 @@ class OffsetStore:
         except psycopg.errors.QueryCanceled:
             return  # it counts whole tables: too slow for now, but the database is there
         except psycopg.Error as error:
-            self._lost(error)
+            self.lost(error)
             return
         self._answered()
         if row is not None:
@@ -125,7 +132,7 @@ class OffsetStore:
         if self._conn is not None:
             self._conn.close()
 
-    def _lost(self, error: psycopg.Error) -> None:
+    def lost(self, error: psycopg.Error) -> None:
         """Tell that the database is away, once; what does not pass by itself is raised again."""
         if not database.is_transient(error):
             raise error
@@ -144,10 +151,9 @@ class OffsetStore:
         self._metrics.db_up.set(1)
 
     def _connected(self) -> psycopg.Connection:
-        if self._conn is None or self._conn.closed or self._conn.broken:
-            self._conn = self._connect()
-        elif database.is_read_only(self._conn):
+        if self._conn is not None and (not database.is_usable(self._conn) or database.is_read_only(self._conn)):
             self._conn.close()
+        if self._conn is None or self._conn.closed:
             self._conn = self._connect()
         if database.is_read_only(self._conn):
             raise psycopg.errors.ReadOnlySqlTransaction("the database is read-only: a standby, or made so")

@@ -5,6 +5,7 @@ offsets. What passes by itself is waited for.
 """
 
 import gc
+import logging
 import signal
 import threading
 import time
@@ -25,7 +26,7 @@ from consumer.flood import Excess, before, flood
 from consumer.handlers import handler_for
 from consumer.health import Health
 from consumer.health_server import HealthServer
-from consumer.logs import Event
+from consumer.logs import KAFKA_LOGGER, Event
 from consumer.metrics import Metrics
 from consumer.poll_cycle import Policy, assemble, size_beside_value
 from consumer.rollup.batch import Batch
@@ -113,19 +114,17 @@ class Service:
             try:
                 self._store.check_schema()
                 self._health.schema(None)
-                self._health.database(None)
                 # Briefly, since a signal is only noticed in between; the client goes on connecting meanwhile.
                 self._source.topic_ids(timeout=2)
             except psycopg.Error as error:
                 if refusal := refused_by_database(error):
                     raise refusal from error
-                if not database.is_transient(error):
-                    raise
-                log.warning(Event.DATABASE_LOST, message=str(error).strip())
-                self._health.database(str(error).strip())
+                self._store.lost(error)
             except KafkaException as error:
-                log.warning(Event.KAFKA_CLIENT, message=f"no broker answers yet: {error}")
+                logging.getLogger(KAFKA_LOGGER).warning("no broker answers yet: %s", error)
+                self._health.kafka(f"no broker answers yet: {error.args[0].str()}")
             else:
+                self._health.kafka(None)
                 self._health.mark_started()
                 return
             self._source.serve_logs()
@@ -148,7 +147,7 @@ class Service:
             if self._writer.failure is not None:
                 raise self._writer.failure
             self._assignment.follow()
-            self._report(turn)
+            self._report(time.monotonic())  # `follow` may have waited for an answer
             # While paused, `read` does the waiting.
             if self._writer.conflicted or not self._writer.wait_for_room(0 if self._source.paused else 0.1):
                 blocked_since = blocked_since or turn

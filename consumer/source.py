@@ -23,6 +23,8 @@ Rebalanced = Callable[[str, Sequence[Partition]], None]
 
 JOIN_AGAIN_SECONDS = 2.0
 """Between two attempts to join while the group still has a dead member with our `group.instance.id`."""
+NEW_CLIENT_SECONDS = 5.0
+"""How long questions about topics get no answer until another client asks them."""
 # The client tells of a fatal error once, under a code of its own; what it was is only in the text.
 _STILL_USED = KafkaError(KafkaError.UNRELEASED_INSTANCE_ID).str()
 _FENCED = KafkaError(KafkaError.FENCED_INSTANCE_ID).str()
@@ -52,9 +54,9 @@ class Source:
         self._properties = properties
         self._consumer = make_consumer(properties, logger)
         self._refusals = Refusals()
-        self._admin = AdminClient(connection_properties(properties), logger=logger, error_cb=self._refusals)
-        self._topics = list(topics)
         self._logger = logger
+        self._admin = self._make_admin()
+        self._topics = list(topics)
         self._leaving = leaving
         self._rebalanced = rebalanced
         self._early: list[Message] = []
@@ -66,6 +68,9 @@ class Source:
         self._join_again_at: float | None = None
         self._member_since = 0.0
         self._questions: dict[str, Future[Any]] = {}
+        self.unanswered: str | None = None
+        """Why no broker answered the last question about topics; None if one did."""
+        self._unanswered_since = 0.0
         self.paused = False
         """Whether fetching is stopped."""
         self._gave_away = False
@@ -87,14 +92,15 @@ class Source:
         """
         self._admin.poll(0)
         self._refusals.clear()
-        described = self._admin.describe_topics(TopicCollection(self._topics), request_timeout=timeout)
         ids = {}
-        for topic, future in described.items():
+        for topic, future in self._ask_about_topics(timeout).items():
             try:
                 ids[topic] = str(future.result().topic_id)
             except KafkaException as error:
                 self._admin.poll(0)  # it only tells in here why it could not connect
-                raise _topic_error(topic, error, self._refusals) from error
+                self._note_answer(_no_answer(future))
+                raise topic_error(topic, error, self._refusals) from error
+        self._note_answer(None)
         return ids
 
     def changed_topic(self, known: Mapping[str, str]) -> str | None:
@@ -105,11 +111,31 @@ class Source:
         answers = self._questions
         if answers and not all(answer.done() for answer in answers.values()):
             return None
-        self._questions = self._admin.describe_topics(TopicCollection(self._topics), request_timeout=10)
+        self._note_answer(next(filter(None, map(_no_answer, answers.values())), None))
+        self._questions = self._ask_about_topics(10)
         for topic, answer in answers.items():
             if answer.exception() is None and known.get(topic, "") not in {"", str(answer.result().topic_id)}:
                 return topic
         return None
+
+    def _ask_about_topics(self, timeout: float) -> dict[str, Future[Any]]:
+        """A client that has had no answer for a while may never get one again: a broker that told of no brokers, as one
+        does that comes back before its controller knows, takes it the addresses of all (librdkafka, issue 5301)."""
+        if self.unanswered is not None and time.monotonic() - self._unanswered_since > NEW_CLIENT_SECONDS:
+            self._admin = self._make_admin()
+            self._unanswered_since = time.monotonic()
+        questions: dict[str, Future[Any]] = self._admin.describe_topics(
+            TopicCollection(self._topics), request_timeout=timeout
+        )
+        return questions
+
+    def _note_answer(self, missing: str | None) -> None:
+        if self.unanswered is None:
+            self._unanswered_since = time.monotonic()
+        self.unanswered = missing
+
+    def _make_admin(self) -> AdminClient:
+        return AdminClient(connection_properties(self._properties), logger=self._logger, error_cb=self._refusals)
 
     def log_range(self, partition: Partition) -> tuple[int, int]:
         """The first offset still in the log, and the next one to be written. Asks the broker."""
@@ -320,7 +346,16 @@ def connection_properties(properties: Mapping[str, str | int]) -> dict[str, str 
     return {name: value for name, value in properties.items() if name.startswith(how)}
 
 
-def _topic_error(topic: str, error: KafkaException, refusals: Refusals) -> Exception:
+def _no_answer(answer: Future[Any]) -> str | None:
+    """Why a question that is over got no answer; an error that a broker told is one."""
+    error = answer.exception()
+    if not isinstance(error, KafkaException) or error.args[0].code() >= 0:
+        return None
+    return None if error.args[0].code() == KafkaError._UNKNOWN_TOPIC else f"no broker answers: {error.args[0].str()}"
+
+
+def topic_error(topic: str, error: KafkaException, refusals: Refusals) -> Exception:
+    """What to raise when a question about a topic was answered with an error, or not at all."""
     code = error.args[0].code()
     if code in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:
         return TopicError(f"topic {topic!r} does not exist: create it, or name another in KAFKA_TOPICS")

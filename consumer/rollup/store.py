@@ -33,6 +33,7 @@ from consumer.rollup.counted import first_of_each
 from consumer.rollup.day_locks import lock_days, uncount
 from consumer.rollup.graveyard import bury
 from consumer.rollup.registry import Registry
+from consumer.rollup.schema import refuse_unknown_zones
 from consumer.rollup.statements import STATEMENTS
 
 Stage = Callable[[str, float], None]
@@ -172,8 +173,9 @@ def prepare(conn: psycopg.Connection) -> None:
 
 
 def account_zones(conn: psycopg.Connection) -> AccountZones:
-    """The accounts that have a rollup, as of now."""
+    """The accounts that have a rollup, as of now. Raises SchemaError for a time zone that this program cannot know."""
     rows = conn.execute(STATEMENTS["account_zones"]).fetchall()
+    refuse_unknown_zones({name: account for _, account, name in rows if account is not None})
     return AccountZones.of(rows[0][0], {account: name for _, account, name in rows if account is not None})
 
 

@@ -1,9 +1,17 @@
 """`python -m consumer check`: a line for everything the consumer needs, good or bad."""
 
+from typing import Any
+
+import psycopg
+from confluent_kafka import TopicCollection
+from confluent_kafka.admin import AdminClient
+
 from local.migrate import MIGRATIONS
 from local.processes import free_port
 from tests.fixtures.processes import RunProgram
 from tests.fixtures.services import MakeTopic, ServicesSession
+
+Connection = psycopg.Connection[Any]
 
 NEWEST = max(file.name[:4] for file in MIGRATIONS.glob("*.sql"))
 
@@ -25,7 +33,8 @@ def test_all_is_good(run_program: RunProgram, make_topic: MakeTopic) -> None:
     found = lines(out)
     assert (code, err) == (0, "")
     assert list(found) == [
-        "configuration", "broker", f"topic {first}", f"topic {second}", "database", "schema", "clock",
+        "configuration", "broker", f"topic {first}", f"topic {second}", "group reporting-rollup",
+        "database", "clock", "schema", "time zones", "stored offsets",
     ]  # fmt: skip
     assert all(said.startswith("ok ") for said in found.values())
     assert "3 partitions" in found[f"topic {first}"]
@@ -41,7 +50,7 @@ def test_each_thing_that_is_wrong_is_told_with_the_way_out(
     found = lines(out)
     assert code == 1
     assert found["topic no-such-topic"].startswith("FAIL ")
-    assert "Create it, or change KAFKA_TOPICS" in found["topic no-such-topic"]
+    assert "create it, or name another in KAFKA_TOPICS" in found["topic no-such-topic"]
     assert found["schema"].startswith("FAIL the database has no schema yet")
     assert "make migrate" in found["schema"]
     assert found["broker"].startswith("ok ")
@@ -74,3 +83,24 @@ def test_a_wrong_configuration(run_program: RunProgram) -> None:
         assert lines(out)["configuration"].startswith("FAIL ")
         assert name.removeprefix("KAFKA_").lower().replace("_", ".") in out.lower().replace("_", ".")
         assert len(out.splitlines()) == 1
+
+
+def test_a_gap_that_the_consumer_may_close_is_told_and_good(
+    conn: Connection, kafka_bootstrap: str, run_program: RunProgram, make_topic: MakeTopic
+) -> None:
+    topic = make_topic(1)
+    admin = AdminClient({"bootstrap.servers": kafka_bootstrap, "log_level": 0})
+    topic_id = str(admin.describe_topics(TopicCollection([topic]))[topic].result().topic_id)
+    conn.execute(
+        "INSERT INTO consumer_offsets (group_id, topic, partition, topic_id, next_offset)"
+        " VALUES ('reporting-rollup', %s, 0, %s, 7)",
+        (topic, topic_id),
+    )
+    stored = conn.execute("SELECT * FROM consumer_offsets").fetchall()
+    for choice, verdict in {"stop": "FAIL", "reset": "ok"}.items():
+        code, out, _ = run_program("consumer", "check", KAFKA_TOPICS=topic, ON_OFFSET_GAP=choice)
+        said = lines(out)[f"stored offset of {topic}[0]"]
+        assert said.startswith(f"{verdict} {topic}[0]: the stored offset 7 lies beyond the log's end 0")
+        assert said.endswith("goes on from 0" if choice == "reset" else "set ON_OFFSET_GAP=reset to go on from 0")
+        assert code == (0 if choice == "reset" else 1)
+    assert conn.execute("SELECT * FROM consumer_offsets").fetchall() == stored
