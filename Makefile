@@ -7,7 +7,7 @@ OPTIONS ?=
 WORKERS ?= 3
 ONLY ?=
 
-.PHONY: setup lint test chaos chaos-ci demo bench bench-backfill migrate lock clean
+.PHONY: setup lint test chaos chaos-ci demo bench bench-backfill soak migrate lock clean
 
 setup: $(STAMP)
 
@@ -46,6 +46,10 @@ bench: setup
 # Days rebuilt from raw events, beside the original algorithm. Sooner: make bench-backfill OPTIONS="--events 200000 --rounds 1"
 bench-backfill: setup
 	$(BIN)/python -m bench.backfill $(OPTIONS)
+
+# The consumer at full speed for 20 minutes, then overloaded for 3, and watched. Sooner: make soak OPTIONS="--minutes 2"
+soak: setup
+	$(BIN)/python -m bench.soak $(OPTIONS)
 
 migrate: setup
 	$(BIN)/python -m local.migrate
