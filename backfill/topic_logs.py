@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 
 from consumer.rollup.batch import Partition
 from consumer.rollup.days import instant
-from consumer.source import connection_properties
+from consumer.topics import connection_properties
 
 Properties = Mapping[str, str | int]
 

@@ -21,6 +21,7 @@ from consumer.positions import Positions
 from consumer.rollup.batch import Partition
 from consumer.settings import Settings
 from consumer.source import Source
+from consumer.topics import Topics
 from consumer.writer import Writer
 
 log = structlog.get_logger()
@@ -37,6 +38,7 @@ class Assignment:
 
     Attributes:
         source: the Kafka consumer.
+        topics: their ids.
         store: the stored offsets.
         positions: where each partition is read.
         flood: whether too many messages of a partition are bad.
@@ -55,13 +57,15 @@ class Assignment:
         self._writer = writer
         self._metrics = metrics
         self._health = health
+        names, logger = [t.topic for t in settings.kafka_topics], logging.getLogger(KAFKA_LOGGER)
         self.source = Source(
             settings.kafka_properties(),
-            [t.topic for t in settings.kafka_topics],
+            names,
             leaving=self._leaving,
             rebalanced=self._rebalanced,
-            logger=logging.getLogger(KAFKA_LOGGER),
+            logger=logger,
         )
+        self.topics = Topics(settings.kafka_properties(), names, logger)
         self.flood = FloodWatch(settings.dead_letter_limits)
         self.store = OffsetStore(
             connect,
@@ -90,13 +94,14 @@ class Assignment:
         """Lag, Kafka's copy of the offsets, and whether topics are still the ones that were read. Asks nobody."""
         self.positions.report_lag(self._writer.committed, self.source.end_offset)
         self.mirror()
-        self.source.serve_logs()
-        if topic := self.source.changed_topic(self.store.topic_ids):
+        self.topics.serve_logs()
+        if topic := self.topics.changed(self.store.topic_ids):
             # What was read since counts under the old log's offsets. Stored offsets no longer fit: starting says so, or
             # begins the new log, where events that were counted are duplicates.
             log.warning(Event.OFFSET_GAP, message=f"topic {topic} was deleted and made again", topic=topic)
             self._writer.abandon()
-        self._health.kafka(self.source.unanswered)
+        self._health.kafka(self.topics.unanswered)
+        self.source.renew_if_lost(brokers_answer=self.topics.unanswered is None)
         if self.source.is_member and not self._health.state.joined:  # the broker tells some of no assignment at all
             self._health.joined_group(len(self.source.owned))
         elif self.source.refused and self._health.state.joined:
@@ -119,7 +124,7 @@ class Assignment:
     def _start_pending(self) -> None:
         """Begin to read assigned partitions from their stored offsets."""
         known = self.store.topic_ids
-        offsets = self.store.starts(self.source, self.source.pending)
+        offsets = self.store.starts(self.source, self.topics, self.source.pending)
         if offsets is not None:
             if known not in ({}, self.store.topic_ids):
                 self._writer.abandon()  # a topic was made again: those being read are looked at, too
@@ -129,7 +134,7 @@ class Assignment:
 
     def _rewind(self) -> None:
         """After a conflict: all partitions go on from where PostgreSQL says."""
-        offsets = self.store.starts(self.source, self.source.owned)
+        offsets = self.store.starts(self.source, self.topics, self.source.owned)
         if offsets is not None:
             self.source.restart(offsets)
             self._continue_at(offsets)

@@ -21,7 +21,8 @@ from consumer.rollup.offsets import gap, stored_offsets
 from consumer.rollup.registry import REGISTRY
 from consumer.rollup.schema import check_schema, check_zones
 from consumer.settings import Settings
-from consumer.source import connection_properties, make_consumer, topic_error
+from consumer.source import make_consumer
+from consumer.topics import connection_properties, topic_error
 
 CLOCK_TOLERANCE_SECONDS = 60.0
 """This machine and the database's may differ by so much. The clock decides which days are open and which events lie too

@@ -23,6 +23,7 @@ from consumer.rollup.offsets import Stored, adopt_partitions, gap, reset_offset,
 from consumer.rollup.schema import check_schema, check_zones
 from consumer.rollup.statements import STATEMENTS
 from consumer.source import Source
+from consumer.topics import Topics
 
 log = structlog.get_logger()
 
@@ -74,7 +75,7 @@ class OffsetStore:
         check_zones(conn)
         self._answered()
 
-    def starts(self, source: Source, partitions: set[Partition]) -> dict[Partition, int] | None:
+    def starts(self, source: Source, topics: Topics, partitions: set[Partition]) -> dict[Partition, int] | None:
         """The next offsets of partitions, checked against their topics; None if that can't be known now. Partitions
         that the group has never read are adopted at their log's start. Blocks for some seconds at the most.
 
@@ -89,7 +90,7 @@ class OffsetStore:
             conn = self._connected()
             stored = stored_offsets(conn, self._group_id, partitions)
             # Asked afterwards, so that the log's end is not older than what another member may just have stored.
-            topic_ids = source.topic_ids()
+            topic_ids = topics.ids()
             logs = {p: source.log_range(p) for p in sorted(partitions)}
             firsts = {p: Stored(topic_ids[p.topic], low) for p, (low, _) in logs.items()}
             for partition in stored:

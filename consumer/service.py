@@ -115,7 +115,7 @@ class Service:
                 self._store.check_schema()
                 self._health.schema(None)
                 # Briefly, since a signal is only noticed in between; the client goes on connecting meanwhile.
-                self._source.topic_ids(timeout=2)
+                self._assignment.topics.ids(timeout=2)
             except psycopg.Error as error:
                 if refusal := refused_by_database(error):
                     raise refusal from error
@@ -128,6 +128,7 @@ class Service:
                 self._health.mark_started()
                 return
             self._source.serve_logs()
+            self._assignment.topics.serve_logs()
             failures += 1
             self._stop.wait(backoff.delay(failures))
 

@@ -8,13 +8,11 @@ the sake of lag tools (`mirror`). Only this file's caller thread may use it; lib
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from consumer.access import Refusals, refused_topic
+from consumer.access import refused_topic
 from consumer.errors import ConfigurationError, FencedError, OffsetGapError, TopicError
 from consumer.rollup.batch import Partition
 
@@ -23,8 +21,9 @@ Rebalanced = Callable[[str, Sequence[Partition]], None]
 
 JOIN_AGAIN_SECONDS = 2.0
 """Between two attempts to join while the group still has a dead member with our `group.instance.id`."""
-NEW_CLIENT_SECONDS = 5.0
-"""How long questions about topics get no answer until another client asks them."""
+SILENT_SECONDS, LOOK_SECONDS, MOST_LOOKS = 10.0, 4.0, 5
+"""Without a message for so long, look so often whether the client knows a broker, and make a new one if it did not so
+many times in a row. That is longer than it pauses between attempts to connect (`reconnect.backoff.max.ms`: 10 s)."""
 # The client tells of a fatal error once, under a code of its own; what it was is only in the text.
 _STILL_USED = KafkaError(KafkaError.UNRELEASED_INSTANCE_ID).str()
 _FENCED = KafkaError(KafkaError.FENCED_INSTANCE_ID).str()
@@ -53,9 +52,7 @@ class Source:
     ) -> None:
         self._properties = properties
         self._consumer = make_consumer(properties, logger)
-        self._refusals = Refusals()
         self._logger = logger
-        self._admin = self._make_admin()
         self._topics = list(topics)
         self._leaving = leaving
         self._rebalanced = rebalanced
@@ -67,10 +64,9 @@ class Source:
         self._subscribed = False
         self._join_again_at: float | None = None
         self._member_since = 0.0
-        self._questions: dict[str, Future[Any]] = {}
-        self.unanswered: str | None = None
-        """Why no broker answered the last question about topics; None if one did."""
-        self._unanswered_since = 0.0
+        self._message_at = 0.0
+        self._looked_at = 0.0
+        self._looks_in_vain = 0
         self.paused = False
         """Whether fetching is stopped."""
         self._gave_away = False
@@ -81,61 +77,6 @@ class Source:
         self._consumer.subscribe(
             self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
-
-    def topic_ids(self, timeout: float = 10) -> dict[str, str]:
-        """Each topic's id, which changes when a topic is deleted and made again. Asks a broker, for `timeout` seconds.
-
-        Raises:
-            TopicError: a topic is missing.
-            AccessError: we may not read it, or no broker let us in.
-            KafkaException: no broker answered.
-        """
-        self._admin.poll(0)
-        self._refusals.clear()
-        ids = {}
-        for topic, future in self._ask_about_topics(timeout).items():
-            try:
-                ids[topic] = str(future.result().topic_id)
-            except KafkaException as error:
-                self._admin.poll(0)  # it only tells in here why it could not connect
-                self._note_answer(_no_answer(future))
-                raise topic_error(topic, error, self._refusals) from error
-        self._note_answer(None)
-        return ids
-
-    def changed_topic(self, known: Mapping[str, str]) -> str | None:
-        """The name of a topic that does not have its known id any more; None if there is none, or no answer yet.
-
-        Never blocks: each call looks at the answer to the question of the last one, and asks again.
-        """
-        answers = self._questions
-        if answers and not all(answer.done() for answer in answers.values()):
-            return None
-        self._note_answer(next(filter(None, map(_no_answer, answers.values())), None))
-        self._questions = self._ask_about_topics(10)
-        for topic, answer in answers.items():
-            if answer.exception() is None and known.get(topic, "") not in {"", str(answer.result().topic_id)}:
-                return topic
-        return None
-
-    def _ask_about_topics(self, timeout: float) -> dict[str, Future[Any]]:
-        """A client that has had no answer for a while may never get one again: a broker that told of no brokers, as one
-        does that comes back before its controller knows, takes it the addresses of all (librdkafka, issue 5301)."""
-        if self.unanswered is not None and time.monotonic() - self._unanswered_since > NEW_CLIENT_SECONDS:
-            self._admin = self._make_admin()
-            self._unanswered_since = time.monotonic()
-        questions: dict[str, Future[Any]] = self._admin.describe_topics(
-            TopicCollection(self._topics), request_timeout=timeout
-        )
-        return questions
-
-    def _note_answer(self, missing: str | None) -> None:
-        if self.unanswered is None:
-            self._unanswered_since = time.monotonic()
-        self.unanswered = missing
-
-    def _make_admin(self) -> AdminClient:
-        return AdminClient(connection_properties(self._properties), logger=self._logger, error_cb=self._refusals)
 
     def log_range(self, partition: Partition) -> tuple[int, int]:
         """The first offset still in the log, and the next one to be written. Asks the broker."""
@@ -184,6 +125,7 @@ class Source:
         first = self._consumer.poll(idle_wait)
         messages, self._early = self._early, []
         if first is not None:
+            self._message_at = time.monotonic()
             messages.append(first)
             if most > 1 and not self.paused:
                 messages += self._consumer.consume(most - 1, gather_wait)
@@ -215,11 +157,35 @@ class Source:
                 self._consumer.commit(offsets=listed, asynchronous=True)
 
     def serve_logs(self) -> None:
-        """Pass on what librdkafka logged; without it, lines pile up while nothing is read. Returns at once. Only before
-        `subscribe`, and for the client that asks for metadata at any time."""
-        self._admin.poll(0)
+        """Pass on what librdkafka logged; without it, lines pile up while nothing is read. Returns at once, and does
+        nothing once subscribed: messages come the same way."""
         if not self._subscribed:
             self._consumer.poll(0)
+
+    def renew_if_lost(self, brokers_answer: bool) -> None:
+        """Join again with a new client if this one has lost its brokers, while others find them. Returns at once.
+
+        A broker that comes back before its controller knows of it tells of no brokers at all, in answer to a question
+        for metadata. librdkafka then forgets those it knew, and with them how to ask again (2.10 to 2.16, issue 5301):
+        it stays alive, tells of no error, and never reads again.
+        """
+        now = time.monotonic()
+        if now - self._message_at < SILENT_SECONDS or not self._subscribed or self.refused or not brokers_answer:
+            self._looks_in_vain = 0
+        elif now - self._looked_at > LOOK_SECONDS:
+            self._looked_at = now
+            self._looks_in_vain = 0 if self._knows_a_broker() else self._looks_in_vain + 1
+            if self._looks_in_vain == MOST_LOOKS:
+                self._looks_in_vain = 0
+                self._logger.warning("this Kafka client has lost its brokers, which answer others: joining again")
+                self._join_again_at = now
+
+    def _knows_a_broker(self) -> bool:
+        try:
+            self._consumer.list_topics(self._topics[0], timeout=0.001)
+        except KafkaException as error:
+            return bool(error.args[0].code() != KafkaError._TRANSPORT)  # a question that was sent times out instead
+        return True
 
     @property
     def is_member(self) -> bool:
@@ -328,35 +294,3 @@ def make_consumer(properties: Mapping[str, str | int], logger: Any) -> Consumer:
             f"a KAFKA_ variable is wrong: {error.args[0].str()}; KAFKA_FETCH_WAIT_MAX_MS, for example, sets "
             "librdkafka's property fetch.wait.max.ms"
         ) from error
-
-
-def connection_properties(properties: Mapping[str, str | int]) -> dict[str, str | int | float | bool]:
-    """What a client that only asks for metadata needs: how to connect."""
-    how = (
-        "bootstrap.",
-        "security.",
-        "sasl.",
-        "ssl.",
-        "enable.ssl",
-        "client.",
-        "socket.",
-        "reconnect.",
-        "broker.address",
-    )
-    return {name: value for name, value in properties.items() if name.startswith(how)}
-
-
-def _no_answer(answer: Future[Any]) -> str | None:
-    """Why a question that is over got no answer; an error that a broker told is one."""
-    error = answer.exception()
-    if not isinstance(error, KafkaException) or error.args[0].code() >= 0:
-        return None
-    return None if error.args[0].code() == KafkaError._UNKNOWN_TOPIC else f"no broker answers: {error.args[0].str()}"
-
-
-def topic_error(topic: str, error: KafkaException, refusals: Refusals) -> Exception:
-    """What to raise when a question about a topic was answered with an error, or not at all."""
-    code = error.args[0].code()
-    if code in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:
-        return TopicError(f"topic {topic!r} does not exist: create it, or name another in KAFKA_TOPICS")
-    return refused_topic(f"topic {topic!r}", error.args[0]) or refusals.error() or error

@@ -13,6 +13,7 @@ from consumer.errors import ConfigurationError, OffsetGapError, TopicError
 from consumer.rollup.batch import Partition
 from consumer.settings import Settings
 from consumer.source import Source
+from consumer.topics import Topics
 from tests.fixtures.services import MakeTopic
 
 SECONDS = 30.0
@@ -213,10 +214,11 @@ def test_an_offset_before_the_log_is_an_error(kafka_bootstrap: str, make_topic: 
         member.read_until(lambda: False)
 
 
-def test_a_missing_topic_and_a_wrong_property_are_told(make_topic: MakeTopic, join: Join) -> None:
+def test_a_missing_topic_and_a_wrong_property_are_told(make_topic: MakeTopic, join: Join, kafka_bootstrap: str) -> None:
     topic = make_topic(1)
-    assert join(topic).source.topic_ids().keys() == {topic}
+    properties, logger = {"bootstrap.servers": kafka_bootstrap}, logging.getLogger("tests.topics")
+    assert Topics(properties, [topic], logger).ids().keys() == {topic}
     with pytest.raises(TopicError, match=r"topic 'no-such-topic' does not exist: create it"):
-        join("no-such-topic").source.topic_ids()
+        Topics(properties, ["no-such-topic"], logger).ids()
     with pytest.raises(ConfigurationError, match=r"a KAFKA_ variable is wrong: .*fetch\.wait\.max\.ms"):
         join(topic, **{"fetch.wait.max.ms": "long"})
