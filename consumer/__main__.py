@@ -52,7 +52,10 @@ def run() -> int:
 
 @app.command(name="check")
 def check_command(*, timeout: Annotated[float, Parameter(help="Seconds to wait for each answer.")] = 10.0) -> int:
-    """Check configuration, broker, topics, schema and clock: one line each. Exit 0 if all are good, else 1."""
+    """Check configuration, broker, topics, group, schema, time zones, stored offsets and clock: one line each.
+
+    Exit 0 if all are good, else 1.
+    """
     return 0 if check.check(timeout) else 1
 
 
