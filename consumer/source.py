@@ -6,6 +6,7 @@ the sake of lag tools (`mirror`). Only this file's caller thread may use it; lib
 """
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -178,7 +179,7 @@ class Source:
             if self._looks_in_vain == MOST_LOOKS:
                 self._looks_in_vain = 0
                 self._logger.warning("this Kafka client has lost its brokers, which answer others: joining again")
-                self._join_again_at = now
+                self._replace()
 
     def _knows_a_broker(self) -> bool:
         try:
@@ -202,6 +203,8 @@ class Source:
         self._consumer.close()
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if consumer is not self._consumer:
+            return
         self.pending |= _named(partitions)
         # An answer is due, or the rebalance would not end. What to read, and from where, follows with `start`.
         consumer.incremental_assign([])
@@ -214,12 +217,19 @@ class Source:
         self._give_away(consumer, partitions, lost=True)
 
     def _give_away(self, consumer: Consumer, partitions: list[TopicPartition], *, lost: bool) -> None:
+        if consumer is not self._consumer:  # one that was replaced is still closing, in a thread of its own
+            return
         named = _named(partitions)
         ours = named & self.owned
+        self._hand_over(
+            named, lost=lost, unassign=lambda: consumer.incremental_unassign([TopicPartition(*p) for p in ours])
+        )
+
+    def _hand_over(self, named: set[Partition], *, lost: bool, unassign: Callable[[], object] = lambda: None) -> None:
         self._early = [m for m in self._early if _partition(m) not in named]
         self._gave_away = True
-        self._leaving(sorted(ours), lost)
-        consumer.incremental_unassign([TopicPartition(*p) for p in ours])
+        self._leaving(sorted(named & self.owned), lost)
+        unassign()
         self.owned -= named
         self.pending -= named
         self._rebalanced("lost" if lost else "revoked", sorted(named))
@@ -270,9 +280,19 @@ class Source:
             time.sleep(min(left, seconds))
             return
         self._consumer.close()
+        self._join_again_at = None
+        self._join_anew()
+
+    def _replace(self) -> None:
+        """With a new client, at once. The old one waits for the brokers it lost to take its leave, for minutes."""
+        old, owned = self._consumer, self.owned | self.pending
+        self._hand_over(owned, lost=True)
+        self._join_anew()
+        threading.Thread(target=old.close, name="closes a lost client", daemon=True).start()
+
+    def _join_anew(self) -> None:
         self._consumer = make_consumer(self._properties, self._logger)
         self.subscribe()
-        self._join_again_at = None
         # Whoever is refused hears of it at once; the client has an id of its own making before that.
         self._member_since = time.monotonic() + JOIN_AGAIN_SECONDS / 2
 
