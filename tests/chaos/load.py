@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import psycopg
-from confluent_kafka import KafkaError, Message, Producer
 
 from local.events import Sample, Workload, generate, write_raw
+from tests.chaos.sender import Sender
 from tests.fixtures.events import ZONES
 
 PORTION = 100
@@ -70,28 +70,16 @@ class Load:
         self, chance: random.Random, bootstrap: str, topic: str, partitions: int, url: str, *, raw_first: bool = False
     ) -> None:
         self._chance = chance
-        self._topic = topic
         self._partitions = partitions
         self._url = url
         self._raw_first = raw_first
-        self._producer = Producer(
-            {
-                "bootstrap.servers": bootstrap,
-                "partitioner": "murmur2_random",
-                "enable.idempotence": True,
-                "message.timeout.ms": 0,  # for ever: the broker may be away
-                "topic.metadata.refresh.interval.ms": 1_000,  # partitions may be added
-                "linger.ms": 5,
-                "log_level": 0,
-            }
-        )
+        self._sender = Sender(bootstrap, topic)
         self._ending = threading.Event()
         self._closing = threading.Event()
         self._resting = threading.Event()
         self._at_work = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="load")
         self._error: BaseException | None = None
-        self._refused: list[KafkaError] = []
         self._owed: list[tuple[int, Sample]] = []  # the portion before which raw rows are due, and whose they are
         self._sent: list[tuple[bytes, bytes]] = []
         self._conn: psycopg.Connection[Any] | None = None
@@ -114,12 +102,12 @@ class Load:
     def send(self, sample: Sample) -> None:
         """Send a portion's messages, and some of earlier ones again."""
         for key, value in self.messages(sample):
-            self._produce(key, value)
+            self._sender.send(key, value)
             if self._chance.random() < AGAIN:
                 self._sent.append((key, value))
             if self._sent and self._chance.random() < AGAIN:
                 key, value = self._sent.pop(self._chance.randrange(len(self._sent)))  # noqa: PLW2901
-                self._produce(key, value, self._chance.randrange(self._partitions))
+                self._sender.send(key, value, self._chance.randrange(self._partitions))
 
     def start(self) -> None:
         """Begin."""
@@ -144,7 +132,7 @@ class Load:
         if self._error is not None:
             raise self._error
         self._flush()
-        assert self._refused == []
+        assert self._sender.refused == []
         deadline = time.monotonic() + END_SECONDS
         self._owed = [(0, sample) for sample in self.portions]
         while not self._pay(None):
@@ -182,22 +170,8 @@ class Load:
                 return
         self.send(sample)
 
-    def _produce(self, key: bytes, value: bytes, partition: int = -1) -> None:
-        while True:
-            try:
-                self._producer.produce(self._topic, value, key, partition, on_delivery=self._delivered)
-            except BufferError:
-                self._producer.poll(0.05)
-            else:
-                break
-        self._producer.poll(0)
-
-    def _delivered(self, error: KafkaError | None, _: Message) -> None:
-        if error is not None:
-            self._refused.append(error)
-
     def _flush(self) -> None:
-        assert self._producer.flush(END_SECONDS) == 0, "Kafka does not take the application's messages"
+        assert self._sender.flush(END_SECONDS), "Kafka does not take the application's messages"
 
     def _pay(self, portion: int | None) -> bool:
         """Write the raw rows that are due before a portion (None: all); False if PostgreSQL is away."""
