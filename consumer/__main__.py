@@ -36,18 +36,24 @@ def run() -> int:
     log.info(Event.STARTING, version=__version__, **settings.describe())
     for warning in settings.warnings():
         log.warning(Event.SETTING_SUSPECT, message=warning)
+    service: Service | None = None
+    code = 0
     try:
-        Service(settings).run()
+        service = Service(settings)
+        service.run()
     except RollupError as error:
         log.error(Event.FAILED, message=str(error), exit_code=error.exit_code)
-        return error.exit_code
+        code = error.exit_code
     except Exception as error:
         if isinstance(error, psycopg.Error) and (refusal := refused_by_database(error)):
-            log.error(Event.FAILED, message=str(refusal), exit_code=refusal.exit_code)
-            return refusal.exit_code
-        log.exception(Event.FAILED, message=f"{type(error).__name__}: {error}", exit_code=1)
-        return 1
-    return 0
+            code = refusal.exit_code
+            log.error(Event.FAILED, message=str(refusal), exit_code=code)
+        else:
+            code = 1
+            log.exception(Event.FAILED, message=f"{type(error).__name__}: {error}", exit_code=code)
+    if service is not None and not service.has_ended:
+        command_line.end_at_once(code)
+    return code
 
 
 @app.command(name="check")

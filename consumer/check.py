@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient
 
 from consumer import database
 from consumer.access import Refusals, refused_by_database, refused_topic
+from consumer.client import make_consumer
 from consumer.errors import RollupError
 from consumer.handlers import handler_for
 from consumer.rollup.batch import Partition
@@ -21,7 +22,6 @@ from consumer.rollup.offsets import gap, stored_offsets
 from consumer.rollup.registry import REGISTRY
 from consumer.rollup.schema import check_schema, check_zones
 from consumer.settings import Settings
-from consumer.source import make_consumer
 from consumer.topics import connection_properties, topic_error
 
 CLOCK_TOLERANCE_SECONDS = 60.0

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import NoReturn
 
 from cyclopts import App
 
@@ -21,3 +22,10 @@ def run(app: App) -> int:
     except RollupError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
+
+
+def end_at_once(code: int) -> NoReturn:
+    """End the process without waiting for threads, also those of libraries; what was written is there."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -30,6 +30,9 @@ log = structlog.get_logger()
 RETRIES = database.Backoff(first=0.5)
 """Between two questions for stored offsets while somebody does not answer."""
 
+ANSWER_SECONDS = 4.0
+"""How long a broker may take to answer; the loop stands still meanwhile, and notices no signal."""
+
 ADVICE = "Rebuild the days of the missing events: python -m backfill --account A --date D"
 
 
@@ -90,8 +93,8 @@ class OffsetStore:
             conn = self._connected()
             stored = stored_offsets(conn, self._group_id, partitions)
             # Asked afterwards, so that the log's end is not older than what another member may just have stored.
-            topic_ids = topics.ids()
-            logs = {p: source.log_range(p) for p in sorted(partitions)}
+            topic_ids = topics.ids(ANSWER_SECONDS)
+            logs = {p: source.log_range(p, ANSWER_SECONDS) for p in sorted(partitions)}
             firsts = {p: Stored(topic_ids[p.topic], low) for p, (low, _) in logs.items()}
             for partition in stored:
                 problem = gap(partition, stored[partition], topic_ids[partition.topic], *logs[partition])

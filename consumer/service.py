@@ -52,6 +52,9 @@ FIRST_READ = 100
 COLLECT_AFTER = 500_000
 """Objects that must have piled up before Python looks for cycles: more than a turn of the loop makes and frees."""
 
+LEAVE_SECONDS = 5.0
+"""How long the group may take to let us go. Without an answer it does so when the session times out."""
+
 PAUSE_AFTER = 1.0
 """Seconds without room before partitions are paused, so that polling can go on."""
 
@@ -62,6 +65,7 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stop = threading.Event()
+        self._stop_at: float | None = None
         self._metrics = Metrics(CollectorRegistry(), [t.topic for t in settings.kafka_topics])
         self._health = Health(time.monotonic(), 2 * settings.max_poll_interval_seconds)
         self._handlers = {t.topic: handler_for(t.handler, REGISTRY) for t in settings.kafka_topics}
@@ -101,8 +105,14 @@ class Service:
             self._shut_down()
             server.stop()
 
+    @property
+    def has_ended(self) -> bool:
+        """False if a Kafka client still waits for its broker, after `run`: nothing depends on it."""
+        return not self._source.closing
+
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self._stop.set()
+        self._stop_at = time.monotonic()
         # A second signal ends the process at once; nothing is lost by that either.
         signal.signal(number, signal.SIG_DFL)
 
@@ -252,13 +262,14 @@ class Service:
             self._store.count_stale_days()
 
     def _shut_down(self) -> None:
-        """Within one deadline: the batch in hand, the group, the connections."""
+        """Within one deadline, from the signal on: the batch in hand, the group, the connections."""
         log.info(Event.STOPPING)
         self._health.mark_stopping()
-        self._assignment.deadline = deadline = time.monotonic() + self._settings.shutdown_timeout_seconds * 0.8
-        self._writer.flush(deadline - time.monotonic())
+        deadline = (self._stop_at or time.monotonic()) + self._settings.shutdown_timeout_seconds * 0.8
+        self._assignment.deadline = deadline
+        self._writer.flush(max(0.0, deadline - time.monotonic()))
         self._assignment.mirror()
-        self._source.close()
+        self._source.close(max(0.1, min(LEAVE_SECONDS, deadline - time.monotonic())))
         self._writer.stop(max(0.1, deadline - time.monotonic()))
         self._store.close()
         log.info(Event.STOPPED)

@@ -6,7 +6,6 @@ the sake of lag tools (`mirror`). Only this file's caller thread may use it; lib
 """
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +13,8 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from consumer.access import refused_topic
-from consumer.errors import ConfigurationError, FencedError, OffsetGapError, TopicError
+from consumer.client import Closer, Watch, make_consumer
+from consumer.errors import FencedError, OffsetGapError, TopicError
 from consumer.rollup.batch import Partition
 
 LeavingHook = Callable[[Sequence[Partition], bool], None]
@@ -22,9 +22,6 @@ Rebalanced = Callable[[str, Sequence[Partition]], None]
 
 JOIN_AGAIN_SECONDS = 2.0
 """Between two attempts to join while the group still has a dead member with our `group.instance.id`."""
-SILENT_SECONDS, LOOK_SECONDS, MOST_LOOKS = 10.0, 4.0, 5
-"""Without a message for so long, look so often whether the client knows a broker, and make a new one if it did not so
-many times in a row. That is longer than it pauses between attempts to connect (`reconnect.backoff.max.ms`: 10 s)."""
 # The client tells of a fatal error once, under a code of its own; what it was is only in the text.
 _STILL_USED = KafkaError(KafkaError.UNRELEASED_INSTANCE_ID).str()
 _FENCED = KafkaError(KafkaError.FENCED_INSTANCE_ID).str()
@@ -65,12 +62,12 @@ class Source:
         self._subscribed = False
         self._join_again_at: float | None = None
         self._member_since = 0.0
-        self._message_at = 0.0
-        self._looked_at = 0.0
-        self._looks_in_vain = 0
         self.paused = False
         """Whether fetching is stopped."""
         self._gave_away = False
+        self._closer = Closer()
+        self._watch = Watch()
+        self._left = False
 
     def subscribe(self) -> None:
         """Join the group. Assignments arrive while reading."""
@@ -79,9 +76,10 @@ class Source:
             self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
 
-    def log_range(self, partition: Partition) -> tuple[int, int]:
-        """The first offset still in the log, and the next one to be written. Asks the broker."""
-        low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout=10)
+    def log_range(self, partition: Partition, timeout: float) -> tuple[int, int]:
+        """The first offset still in the log, and the next one to be written. Asks the broker, and waits for an answer,
+        for `timeout` seconds."""
+        low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout=timeout)
         return low, high
 
     def end_offset(self, partition: Partition) -> int | None:
@@ -126,7 +124,7 @@ class Source:
         first = self._consumer.poll(idle_wait)
         messages, self._early = self._early, []
         if first is not None:
-            self._message_at = time.monotonic()
+            self._watch.message_at = time.monotonic()
             messages.append(first)
             if most > 1 and not self.paused:
                 messages += self._consumer.consume(most - 1, gather_wait)
@@ -164,29 +162,11 @@ class Source:
             self._consumer.poll(0)
 
     def renew_if_lost(self, brokers_answer: bool) -> None:
-        """Join again with a new client if this one has lost its brokers, while others find them. Returns at once.
-
-        A broker that comes back before its controller knows of it tells of no brokers at all, in answer to a question
-        for metadata. librdkafka then forgets those it knew, and with them how to ask again (2.10 to 2.16, issue 5301):
-        it stays alive, tells of no error, and never reads again.
-        """
-        now = time.monotonic()
-        if now - self._message_at < SILENT_SECONDS or not self._subscribed or self.refused or not brokers_answer:
-            self._looks_in_vain = 0
-        elif now - self._looked_at > LOOK_SECONDS:
-            self._looked_at = now
-            self._looks_in_vain = 0 if self._knows_a_broker() else self._looks_in_vain + 1
-            if self._looks_in_vain == MOST_LOOKS:
-                self._looks_in_vain = 0
-                self._logger.warning("this Kafka client has lost its brokers, which answer others: joining again")
-                self._replace()
-
-    def _knows_a_broker(self) -> bool:
-        try:
-            self._consumer.list_topics(self._topics[0], timeout=0.001)
-        except KafkaException as error:
-            return bool(error.args[0].code() != KafkaError._TRANSPORT)  # a question that was sent times out instead
-        return True
+        """Join again with a new client if this one has lost its brokers, while others find them. Returns at once."""
+        ours = self._subscribed and not self.refused
+        if self._watch.is_lost(self._consumer, self._topics[0], brokers_answer=brokers_answer and ours):
+            self._logger.warning("this Kafka client has lost its brokers, which answer others: joining again")
+            self._replace()
 
     @property
     def is_member(self) -> bool:
@@ -198,12 +178,20 @@ class Source:
         """Whether the group did not let us in, and `read` waits to join again."""
         return self._join_again_at is not None
 
-    def close(self) -> None:
-        """Leave the group; partitions are revoked on the way."""
-        self._consumer.close()
+    def close(self, seconds: float) -> None:
+        """Leave the group; partitions are revoked on the way. A client waits for minutes for brokers that do not answer
+        to take its leave; after `seconds`, this goes on without, and `closing` stays true."""
+        if not self._closer.close(self._consumer, seconds):
+            self._logger.warning("no broker took our leave from the group: our session there times out")
+            self._left = True
+
+    @property
+    def closing(self) -> bool:
+        """Whether a client has not closed yet."""
+        return self._closer.busy
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        if consumer is not self._consumer:
+        if self._ended(consumer):
             return
         self.pending |= _named(partitions)
         # An answer is due, or the rebalance would not end. What to read, and from where, follows with `start`.
@@ -217,13 +205,17 @@ class Source:
         self._give_away(consumer, partitions, lost=True)
 
     def _give_away(self, consumer: Consumer, partitions: list[TopicPartition], *, lost: bool) -> None:
-        if consumer is not self._consumer:  # one that was replaced is still closing, in a thread of its own
+        if self._ended(consumer):
             return
         named = _named(partitions)
         ours = named & self.owned
         self._hand_over(
             named, lost=lost, unassign=lambda: consumer.incremental_unassign([TopicPartition(*p) for p in ours])
         )
+
+    def _ended(self, consumer: Consumer) -> bool:
+        """Whether nobody uses it any more; it may still be closing."""
+        return self._left or consumer is not self._consumer
 
     def _hand_over(self, named: set[Partition], *, lost: bool, unassign: Callable[[], object] = lambda: None) -> None:
         self._early = [m for m in self._early if _partition(m) not in named]
@@ -279,16 +271,16 @@ class Source:
         if left > 0:
             time.sleep(min(left, seconds))
             return
-        self._consumer.close()
+        self._closer.close(self._consumer, JOIN_AGAIN_SECONDS)
         self._join_again_at = None
         self._join_anew()
 
     def _replace(self) -> None:
-        """With a new client, at once. The old one waits for the brokers it lost to take its leave, for minutes."""
+        """With a new client, at once; the old one waits for the brokers it lost."""
         old, owned = self._consumer, self.owned | self.pending
         self._hand_over(owned, lost=True)
         self._join_anew()
-        threading.Thread(target=old.close, name="closes a lost client", daemon=True).start()
+        self._closer.close(old, 0)
 
     def _join_anew(self) -> None:
         self._consumer = make_consumer(self._properties, self._logger)
@@ -303,14 +295,3 @@ def _partition(message: Message) -> Partition:
 
 def _named(partitions: Sequence[TopicPartition]) -> set[Partition]:
     return {Partition(p.topic, p.partition) for p in partitions}
-
-
-def make_consumer(properties: Mapping[str, str | int], logger: Any) -> Consumer:
-    """A client that has not joined its group. Raises ConfigurationError for a property that librdkafka refuses."""
-    try:
-        return Consumer(dict(properties), logger=logger)
-    except KafkaException as error:
-        raise ConfigurationError(
-            f"a KAFKA_ variable is wrong: {error.args[0].str()}; KAFKA_FETCH_WAIT_MAX_MS, for example, sets "
-            "librdkafka's property fetch.wait.max.ms"
-        ) from error

@@ -75,7 +75,7 @@ def join(kafka_bootstrap: str) -> Iterator[Join]:
 
     yield member
     for each in made:
-        each.source.close()
+        each.source.close(10)
 
 
 def send(bootstrap: str, topic: str, count: int, partition: int = 0) -> None:
@@ -99,7 +99,7 @@ def test_nothing_is_read_before_it_is_told_where_to_start(
     assert source.is_member
     assert source.owned == set()
     assert source.read(100, 0.3, 0) == []
-    assert source.log_range(here) == (0, 1_000)
+    assert source.log_range(here, 10) == (0, 1_000)
 
     source.start({here: 700})
     assert source.owned == {here}
@@ -109,7 +109,7 @@ def test_nothing_is_read_before_it_is_told_where_to_start(
 
     source.restart({here: 300})  # and drops what had been fetched after 800
     assert member.read_offsets(700) == list(range(300, 1_000))
-    source.close()
+    source.close(10)
     assert member.left == [(here, False)]
     assert member.changes == ["assigned", "revoked"]
 
@@ -177,7 +177,7 @@ def test_messages_of_a_partition_given_away_while_reading_are_left_to_its_new_ow
     assert not lost
     assert second.source.pending == {given} == both - first.source.owned
     second.source.start({given: offsets[given]})
-    _, end = second.source.log_range(given)
+    _, end = second.source.log_range(given, 10)
     assert second.read_offsets(end - offsets[given]) == list(range(offsets[given], end))
 
 
