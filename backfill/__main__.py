@@ -11,7 +11,6 @@ from backfill import rebuild
 from backfill.explain import explain
 from backfill.interactive import Chosen, interactive
 from backfill.report import Report
-from backfill.run import one_line
 from backfill.selection import Selection, select
 from backfill.set_timezone import set_timezone
 from backfill.stale import close_days, rebuild_stale, stop_on_signal, watch
@@ -19,6 +18,7 @@ from backfill.status import status
 from backfill.verify_command import verify
 from consumer import __version__, command_line
 from consumer.access import refused_by_database
+from consumer.database import one_line
 from consumer.errors import WrongUse
 from consumer.settings import DatabaseSettings, WatchSettings
 

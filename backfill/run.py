@@ -60,7 +60,7 @@ class Runner:
                 if not database.is_transient(error):
                     raise
                 if self._on_trouble and not self.connected:
-                    self._on_trouble(one_line(error))
+                    self._on_trouble(database.one_line(error))
                 if self._stop.wait(backoff.delay(failures)):
                     raise
         return action()
@@ -125,8 +125,3 @@ class Runner:
         if self._rebuilder is None:
             self._rebuilder = Rebuilder(conn, REGISTRY, self._settings.open_days)
         return conn, self._rebuilder
-
-
-def one_line(error: psycopg.Error) -> str:
-    """What PostgreSQL or its client said."""
-    return " ".join(str(error).split())

@@ -11,6 +11,7 @@ from backfill.dialogue import on_terminal
 from backfill.zone_change import LEAST_ACCOUNT, MOST_ACCOUNT, ZoneChangeError, change_timezone, connection
 from backfill.zone_consequences import Consequences
 from backfill.zone_rebuild import rebuild_account
+from consumer.database import one_line
 from consumer.errors import ConfigurationError
 from consumer.rollup.days import validate_timezone
 from consumer.settings import DatabaseSettings
@@ -74,7 +75,7 @@ def set_timezone(
     except ZoneChangeError as error:
         sys.stderr.write(f"{error}\n")
     except psycopg.Error as error:
-        sys.stderr.write(f"database: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"database: {one_line(error)}\n")
     return FAILED
 
 

@@ -12,11 +12,11 @@ from prometheus_client import CollectorRegistry
 from backfill.metrics import WatchMetrics
 from backfill.plan import Day
 from backfill.report import Report
-from backfill.run import Runner, one_line
+from backfill.run import Runner
 from backfill.statements import STATEMENTS
 from backfill.upkeep import Upkeep
 from backfill.work import Progress
-from consumer.database import is_transient
+from consumer.database import is_transient, one_line
 from consumer.dead_letters.retention import prune_dead_letters
 from consumer.health import Health
 from consumer.health_server import HealthServer

@@ -15,12 +15,12 @@ import psycopg
 
 from backfill.due import Later, days_to_close, days_to_rebuild, together
 from backfill.plan import Day, Unit
-from backfill.run import Runner, one_line
+from backfill.run import Runner
 from backfill.statements import STATEMENTS
 from backfill.verdict import Verdict
 from backfill.verify import Verifier
 from backfill.work import Progress
-from consumer.database import is_transient
+from consumer.database import is_transient, one_line
 from consumer.rollup.days import day_date, is_known, local_day
 from consumer.rollup.rebuild import Audit, Rebuilt, Result
 from consumer.rollup.registry import REGISTRY

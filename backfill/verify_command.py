@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.progress import track
 
 from backfill.report import LINE_SECONDS, PROBLEMS, describe
-from backfill.run import Runner, one_line
+from backfill.run import Runner
 from backfill.selection import Resolved, select
 from backfill.verdict import Day, Verdict
 from backfill.verify import verify_days
 from backfill.verify_looks import Looks, in_order
 from backfill.verify_report import Report, differs, is_exact, print_day
+from consumer.database import one_line
 from consumer.settings import DatabaseSettings
 
 

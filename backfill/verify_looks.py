@@ -8,7 +8,6 @@ from typing import TypeVar
 
 import psycopg
 
-from backfill.run import one_line
 from backfill.selection import Resolved, Selection, resolve
 from backfill.verdict import Day, State, Verdict, Verified
 from backfill.verify import Verifier, unsettled_dates
@@ -57,7 +56,7 @@ class Looks:
         except psycopg.Error as error:
             if self._conn is None or not database.is_usable(self._conn):
                 raise
-            problem = one_line(error)
+            problem = database.one_line(error)
         return Verified(*day, None, State.UNKNOWN, Verdict.FAILED, problem=problem)
 
     def close(self) -> None:

@@ -16,9 +16,9 @@ from typing import Protocol
 import psycopg
 
 from backfill.plan import Day, Unit
-from backfill.run import Runner, one_line
+from backfill.run import Runner
 from backfill.runs import not_done
-from consumer.database import is_transient
+from consumer.database import is_transient, one_line
 from consumer.rollup.rebuild import Rebuilt
 from consumer.settings import DatabaseSettings
 

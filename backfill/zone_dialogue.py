@@ -31,6 +31,7 @@ from backfill.zones import (
     suggestion,
     zones_at_offset,
 )
+from consumer.database import one_line
 from consumer.settings import DatabaseSettings
 
 FAILED = 1
@@ -50,7 +51,7 @@ def run(settings: DatabaseSettings) -> int:
     except ZoneChangeError as error:
         say(str(error))
     except psycopg.Error as error:
-        say(f"database: {' '.join(str(error).split())}")
+        say(f"database: {one_line(error)}")
     return FAILED
 
 

@@ -10,6 +10,7 @@ import re
 import psycopg
 from confluent_kafka import KafkaError
 
+from consumer.database import one_line
 from consumer.errors import AccessError
 
 _KAFKA_ADVICE = {
@@ -85,7 +86,7 @@ def refused_topic(subject: str, error: KafkaError) -> AccessError | None:
 
 def refused_by_database(error: psycopg.Error) -> AccessError | None:
     """What to end with if PostgreSQL does not let us in, or not do what we must; None if it is about something else."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     if error.sqlstate is None:
         if isinstance(error, psycopg.OperationalError) and _POSTGRESQL_REFUSALS.search(text):
             return AccessError(

@@ -144,7 +144,7 @@ def _database(settings: Settings, logs: Logs) -> Iterator[Finding]:
             yield from _tables(conn, settings, logs)
     except psycopg.Error as error:
         refusal = refused_by_database(error)
-        yield False, "database", str(refusal or f"{' '.join(str(error).split())}. Check DATABASE_URL")
+        yield False, "database", str(refusal or f"{database.one_line(error)}. Check DATABASE_URL")
 
 
 def _tables(conn: psycopg.Connection, settings: Settings, logs: Logs) -> Iterator[Finding]:

@@ -157,3 +157,8 @@ def is_transient(error: psycopg.Error) -> bool:
     if code is None:  # the connection broke, or was never made
         return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
     return code.startswith(_TRANSIENT_CLASSES) or code in _TRANSIENT_CODES
+
+
+def one_line(error: psycopg.Error) -> str:
+    """What PostgreSQL or its client said."""
+    return " ".join(str(error).split())

@@ -140,7 +140,7 @@ class OffsetStore:
         """Tell that the database is away, once; what does not pass by itself is raised again."""
         if not database.is_transient(error):
             raise error
-        message = " ".join(str(error).split())
+        message = database.one_line(error)
         if not self._away:
             log.warning(Event.DATABASE_LOST, message=message)
         self._away = True

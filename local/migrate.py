@@ -1,5 +1,7 @@
 """`python -m local.migrate`: brings the database named by DATABASE_URL to the newest schema, with dbmate.
 
+`DATABASE_URL_FILE` names a file with that URL instead.
+
 `--down` rolls the newest migration back, `--status` lists them. Two at once are safe: the second one waits.
 """
 
@@ -91,10 +93,16 @@ def main() -> int:
     which.add_argument("--down", action="store_true", help="roll the newest migration back")
     which.add_argument("--status", action="store_true", help="list migrations, applied or not")
     arguments = parser.parse_args()
-    url = os.environ.get("DATABASE_URL")
+    file = os.environ.get("DATABASE_URL_FILE")
+    try:
+        url = Path(file).read_text(encoding="utf-8").strip() if file else os.environ.get("DATABASE_URL")
+    except (OSError, ValueError) as error:
+        print(f"DATABASE_URL_FILE cannot be read: {error}", file=sys.stderr)
+        return 2
     if not url:
         print(
-            "DATABASE_URL is not set: name the database to migrate, like postgresql://user@host:5432/name",
+            "DATABASE_URL is not set: name the database to migrate, like postgresql://user@host:5432/name, or the file "
+            "that has it in DATABASE_URL_FILE",
             file=sys.stderr,
         )
         return 2

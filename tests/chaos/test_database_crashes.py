@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,12 +147,13 @@ def test_a_session_hangs_with_its_locks(server: Postgres, own_world: World) -> N
         def freeze() -> int:
             """Stop a process that holds a consumer's transaction; 0 if it had none any more."""
             pid = one(admin, in_transaction)
-            if pid:
-                os.kill(pid, signal.SIGSTOP)
-                held = f"SELECT count(*) FROM pg_locks WHERE pid = {pid} AND mode = 'RowExclusiveLock'"
-                if one(admin, held):
-                    return pid
-                os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):  # it may also just be ending
+                if pid:
+                    os.kill(pid, signal.SIGSTOP)
+                    held = f"SELECT count(*) FROM pg_locks WHERE pid = {pid} AND mode = 'RowExclusiveLock'"
+                    if one(admin, held):
+                        return pid
+                    os.kill(pid, signal.SIGCONT)
             return 0
 
         for _ in range(2):

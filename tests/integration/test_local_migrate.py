@@ -104,6 +104,19 @@ def test_the_command_migrates_the_database_of_the_project(empty_url: str) -> Non
     assert "Pending: 1" in run("--status").stdout
 
 
+def test_the_command_reads_the_url_from_a_file(empty_url: str, tmp_path: Path) -> None:
+    def run(file: Path) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "local.migrate"]
+        environment = {k: v for k, v in os.environ.items() if k != "DATABASE_URL"} | {"DATABASE_URL_FILE": str(file)}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    (tmp_path / "url").write_text(empty_url + "\n")
+    assert "Pending: 0" in run(tmp_path / "url").stdout
+    missing = run(tmp_path / "none")
+    assert missing.returncode == 2
+    assert missing.stderr.startswith("DATABASE_URL_FILE cannot be read: ")
+
+
 def test_each_test_gets_a_migrated_database_of_its_own(conn: Connection, template_database: str) -> None:
     row = conn.execute("SELECT current_database() <> %s, to_regclass('schema_migrations')", [template_database])
     assert row.fetchone() == (True, "schema_migrations")
