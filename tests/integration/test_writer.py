@@ -214,23 +214,19 @@ def test_a_lost_session_is_made_again_and_the_batch_counted_once(writing: Writin
     assert writing.metric("db_up") == 1
 
 
-def test_a_session_that_an_error_left_in_the_midst_of_a_command_is_made_again(writing: Writing) -> None:
-    connects = writing.writer._connect
-    commands: list[bytes] = [b"COPY consumer_offsets (group_id) FROM STDIN", b"SELECT 1"]
-
-    def connect() -> psycopg.Connection:
-        conn = connects()
-        if commands:
-            conn.pgconn.send_query(commands.pop())
-        return conn
-
-    writing.writer._connect = connect
+@pytest.mark.parametrize("command", [b"COPY consumer_offsets (group_id) FROM STDIN", b"SELECT 1"])
+def test_a_session_that_an_error_left_in_the_midst_of_a_command_is_made_again(writing: Writing, command: bytes) -> None:
     writing.submit()
     assert writing.writer.flush(SECONDS)
-    assert commands == []
-    assert writing.stored() == CHUNK
+    before = writing.backends()
+    assert writing.writer._conn is not None
+    writing.writer._conn.pgconn.send_query(command)
+    writing.submit()
+    assert writing.writer.flush(SECONDS)
+    assert writing.stored() == 2 * CHUNK
     writing.finish()
     assert len(writing.backends()) == 1
+    assert writing.backends() != before
 
 
 def test_a_database_that_is_away_shows_in_health_until_it_is_back(writing: Writing) -> None:
