@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 import psycopg
 import structlog
 
+from consumer.commit_report import report_commit
 from consumer.database import Backoff, end_silent_sessions, is_transient, is_usable
 from consumer.errors import OffsetConflict, SettingsChanged
 from consumer.health import Health
@@ -247,38 +248,4 @@ class Writer:
     def _succeeded(self, batch: Batch, written: Written, seconds: float) -> None:
         with self._changed:
             self.committed = {**self.committed, **{span.source: span.next for span in batch.spans}}
-        now = time.time()
-        metrics = self._metrics
-        metrics.transactions.inc()
-        metrics.batch_events.observe(batch.messages)
-        metrics.batch_duration_seconds.observe(seconds)
-        metrics.rows_upserted.inc(written.rows)
-        outcomes = written.outcomes()
-        metrics.observe_outcomes(outcomes)
-        for reason, count in written.skipped.items():
-            metrics.observe_skipped(reason, count)
-        for letter in batch.dead_letters:
-            metrics.observe_dead_letter(letter.error_class)
-        for span in batch.spans:
-            metrics.last_commit_timestamp_seconds.labels(span.source.topic, str(span.source.partition)).set(now)
-        if written.counted.any():
-            oldest = int(batch.events.created_us[written.counted].min())
-            metrics.freshness_seconds.observe(max(0.0, now - oldest / 1e6))
-        if stamps := [span.oldest_us for span in batch.spans if span.oldest_us is not None]:
-            metrics.broker_freshness_seconds.observe(max(0.0, now - min(stamps) / 1e6))
-        log.debug(
-            Event.BATCH_COMMITTED, messages=batch.messages, rows=written.rows, seconds=round(seconds, 4), **outcomes
-        )
-        if outcomes["late"]:
-            log.info(Event.DAYS_STALE, late_events=outcomes["late"])
-        if batch.dead_letters:
-            first = batch.dead_letters[0]
-            log.warning(
-                Event.DEAD_LETTERS,
-                count=len(batch.dead_letters),
-                topic=first.source.topic,
-                partition=first.source.partition,
-                offset=first.offset,
-                # Not the reason: it quotes what was found, and contents are not logged.
-                message=f"the first is of class {first.error_class}; python -m consumer dead-letters list says more",
-            )
+        report_commit(self._metrics, batch, written, seconds)

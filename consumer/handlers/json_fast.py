@@ -31,7 +31,8 @@ import numpy as np
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
-from consumer.handlers.json_strict import MAX_BYTES, MAX_DEPTH, MAX_SECONDS, microseconds
+from consumer.handlers.json_strict import MAX_BYTES, MAX_SECONDS, microseconds
+from consumer.handlers.json_text import MAX_DEPTH
 from consumer.handlers.timestamps import EARLIEST_US, MAX_AHEAD_US, read_usual
 from consumer.rollup.batch import NULL, BoolArray, Events, Int64Array
 from consumer.rollup.registry import Registry

@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from consumer.handlers import Decoded
+from consumer.handlers.json_text import MAX_DEPTH, WHITE, first_values, repeats, too_deep
 from consumer.handlers.timestamps import (
     EARLIEST_US,
     MAX_AHEAD_US,
@@ -42,10 +43,6 @@ from consumer.rollup.registry import REGISTRY, Registry
 
 MAX_BYTES = 1 << 20
 """Longest message that is looked at, in bytes: Kafka's own default for what a broker accepts. A row has 400."""
-MAX_DEPTH = 500
-"""Levels of arrays and objects, the event itself included. A row has 1. The decoders would stop at Python's recursion
-limit, which is another one for each version of Python, and less the depth of the caller: a replay could then count what
-a consumer set aside. All programs reach this one."""
 MAX_SECONDS = 1e9
 """Largest duration either way, in seconds (32 years): its microseconds are exact in a double and sum in 64 bits."""
 
@@ -54,7 +51,7 @@ _SLICE = 250
 """Messages decoded in one go. When one of them is unfit, they are all decoded again, each on its own."""
 _NULL = int(NULL)
 _FOUND_CHARACTERS = 60
-_FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # the last one before `_too_deep` was asked
+_FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # the last one before `too_deep` was asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +164,7 @@ class StrictJson:
                     for value in part
                     if len(value) <= MAX_BYTES and (value.isascii() or str(value, "utf-8"))
                 ]
-                if len(good) == len(part) and not self._may_repeat(part) and not any(map(_too_deep, part)):
+                if len(good) == len(part) and not self._may_repeat(part) and not any(map(too_deep, part)):
                     rows += good
                     continue
             except (*_FAULTS, TypeError):  # TypeError: a tombstone is None
@@ -190,14 +187,14 @@ class StrictJson:
         try:
             if not value.isascii():
                 value.decode()
-            if _too_deep(value):
+            if too_deep(value):
                 raise _Invalid("nesting", f"arrays and objects are nested more than {MAX_DEPTH} deep")
             try:
                 row = self._decode_row(value)
             except msgspec.ValidationError:
                 self._check_syntax(value)  # up to its end: the decoder stopped at the first unfit field
                 return self._row_of_first_values(value)
-            if self._may_repeat([value]) and _repeats(value.decode()):
+            if self._may_repeat([value]) and repeats(value.decode()):
                 return self._row_of_first_values(value)
             return row
         except UnicodeDecodeError as error:
@@ -219,10 +216,10 @@ class StrictJson:
 
     def _row_of_first_values(self, value: bytes) -> Any:
         """The row of a message of good syntax, of the first value of each key; raises _Invalid."""
-        text = value.decode().strip(_WHITE)
+        text = value.decode().strip(WHITE)
         if not text.startswith("{"):
             raise _Invalid("type", f"expected an object, found {_found(value)}")
-        tokens = _first_values(text)
+        tokens = first_values(text)
         for name, kind, must in self._fields:
             token = tokens.get(name, "").encode()
             if not token and must:
@@ -236,55 +233,6 @@ class StrictJson:
                 raise _Invalid(error_class, f"{name}: expected {expected}, found {_found(token)}") from None
         members = [f'"{name}":{tokens[name]}' for name, _, _ in self._fields if name in tokens]
         return self._decode_row(("{" + ",".join(members) + "}").encode())
-
-
-_WHITE = " \t\r\n"
-_TEXTS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-"""Texts. Of bad syntax the last one may not end: it goes on to the end then, so that nothing is looked at twice."""
-
-
-def _too_deep(value: bytes) -> bool:
-    """Whether arrays and objects are nested more than `MAX_DEPTH` deep; also said of what is of bad syntax."""
-    if len(value) <= MAX_DEPTH or value.count(b"[") + value.count(b"{") <= MAX_DEPTH:
-        return False
-    outside = np.frombuffer(_TEXTS.sub(b"", value), np.uint8)
-    opened = np.cumsum((outside == ord("[")) | (outside == ord("{")))
-    closed = np.cumsum((outside == ord("]")) | (outside == ord("}")))
-    return bool((opened - closed > MAX_DEPTH).any())
-
-
-def _repeats(text: str) -> bool:
-    """Whether the object `text`, of good syntax, has a key twice."""
-    return json.loads(text, object_pairs_hook=_has_repeats, parse_int=str, parse_float=str) is True
-
-
-def _has_repeats(members: list[tuple[str, Any]]) -> bool:
-    return len(members) != len({key for key, _ in members})
-
-
-def _first_values(text: str) -> dict[str, str]:
-    """The keys of the object `text`, of good syntax, and the JSON text of the first value of each. Arrays and objects
-    are empty there: no field may be one."""
-    values = json.loads(text, object_pairs_hook=_firsts, parse_int=_Number, parse_float=_Number)
-    return {key: _token(value) for key, value in values.items()}
-
-
-class _Number(str):
-    """A JSON number as it was written, of any length."""
-
-    __slots__ = ()
-
-
-def _firsts(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    return dict(reversed(members))
-
-
-def _token(value: Any) -> str:
-    if isinstance(value, _Number):
-        return value
-    if isinstance(value, dict | list):
-        return "{}" if isinstance(value, dict) else "[]"
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _id_column(rows: Sequence[Any], column: str) -> Int64Array:

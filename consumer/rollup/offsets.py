@@ -1,11 +1,12 @@
-"""Stored offsets outside a batch's transaction: where partitions start, and whether that still fits the topic."""
+"""Stored offsets: where partitions start, whether that still fits the topic, how a batch moves them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import psycopg
 
-from consumer.rollup.batch import Partition
+from consumer.errors import OffsetConflict
+from consumer.rollup.batch import Batch, Partition
 from consumer.rollup.statements import STATEMENTS
 
 
@@ -74,3 +75,36 @@ def gap(partition: Partition, stored: Stored, topic_id: str, low: int, high: int
     if stored.next > high:
         return f"{name}: the stored offset {stored.next} lies beyond the log's end {high}; the broker lost messages"
     return None
+
+
+def lock_offsets(conn: psycopg.Connection, batch: Batch, group_id: str) -> list[int]:
+    """Lock the stored offsets of a batch's partitions and compare each with the batch's start; return their shards.
+
+    Raises OffsetConflict."""
+    parameters = {
+        "group_id": group_id,
+        "topics": [span.source.topic for span in batch.spans],
+        "partitions": [span.source.partition for span in batch.spans],
+    }
+    found = {
+        Partition(topic, partition): (topic_id, offset, shard)
+        for topic, partition, topic_id, offset, shard in conn.execute(STATEMENTS["lock_offsets"], parameters)
+    }
+    moved = [s for s in batch.spans if found.get(s.source, (None, None))[:2] != (s.topic_id, s.start)]
+    if moved:
+        raise OffsetConflict([str(span.source) for span in moved])
+    return [found[span.source][2] for span in batch.spans]
+
+
+def move_offsets(conn: psycopg.Connection, batch: Batch, balance: tuple[Mapping[str, int], ...], group_id: str) -> None:
+    """Move them to the batch's end, and add its balance: for each of its spans, messages by outcome."""
+    outcomes = {name: [row[name] for row in balance] for name in balance[0]}
+    parameters = {
+        "group_id": group_id,
+        "topics": [span.source.topic for span in batch.spans],
+        "partitions": [span.source.partition for span in batch.spans],
+        "next_offsets": [span.next for span in batch.spans],
+        "messages": [span.messages for span in batch.spans],
+        **outcomes,
+    }
+    conn.execute(STATEMENTS["move_offsets"], parameters)

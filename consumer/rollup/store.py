@@ -24,14 +24,15 @@ import numpy as np
 import polars as pl
 import psycopg
 
-from consumer.errors import OffsetConflict, SettingsChanged
+from consumer.errors import SettingsChanged
 from consumer.rollup.accounts import AccountZones
 from consumer.rollup.aggregate import Dated, Totals, aggregate, date_events, split_key
-from consumer.rollup.batch import Batch, BoolArray, Int64Array, Partition
+from consumer.rollup.batch import Batch, BoolArray, Int64Array
 from consumer.rollup.bitmap import REBUILD_SHARD, claim
 from consumer.rollup.counted import first_of_each
 from consumer.rollup.day_locks import lock_days, uncount
 from consumer.rollup.graveyard import bury
+from consumer.rollup.offsets import lock_offsets, move_offsets
 from consumer.rollup.registry import Registry
 from consumer.rollup.schema import refuse_unknown_zones
 from consumer.rollup.statements import STATEMENTS
@@ -112,12 +113,12 @@ def write(
     timer("aggregate")
     with conn.transaction():
         check_settings(conn, accounts.version)  # 1
-        shards = _lock_offsets(conn, batch, rules.group_id)  # 2
+        shards = lock_offsets(conn, batch, rules.group_id)  # 2
         timer("offsets")
         found = count_events(conn, dated, totals, accounts, rules, shards, now_us, timer)  # 3, 4, 5, 6
         bury(conn, batch, rules.group_id)
         balance = _balance(batch, dated, has_zone, found)
-        _move_offsets(conn, batch, balance, rules.group_id)  # 7
+        move_offsets(conn, batch, balance, rules.group_id)  # 7
         timer("offsets")
     timer("commit")
     skipped: Counter[str] = Counter(no_timezone=int((~has_zone).sum()))
@@ -192,23 +193,6 @@ def check_settings(conn: psycopg.Connection, version: int) -> None:
         raise SettingsChanged(f"account settings moved from version {version} to {row and row[0]}")
 
 
-def _lock_offsets(conn: psycopg.Connection, batch: Batch, group_id: str) -> list[int]:
-    """Compare each partition's stored offset with the batch's start; return the partitions' shards."""
-    parameters = {
-        "group_id": group_id,
-        "topics": [span.source.topic for span in batch.spans],
-        "partitions": [span.source.partition for span in batch.spans],
-    }
-    found = {
-        Partition(topic, partition): (topic_id, offset, shard)
-        for topic, partition, topic_id, offset, shard in conn.execute(STATEMENTS["lock_offsets"], parameters)
-    }
-    moved = [s for s in batch.spans if found.get(s.source, (None, None))[:2] != (s.topic_id, s.start)]
-    if moved:
-        raise OffsetConflict([str(span.source) for span in moved])
-    return [found[span.source][2] for span in batch.spans]
-
-
 def _claim(conn: psycopg.Connection, dated: Dated, live: BoolArray, shards: Sequence[int]) -> BoolArray:
     """bool[n]: events whose id was claimed now; False for late ones and for ids counted before."""
     fresh = live.copy()
@@ -265,21 +249,6 @@ def _balance(batch: Batch, dated: Dated, has_zone: BoolArray, found: Found) -> t
 def _per_span(source: Int64Array, size: int) -> list[int]:
     numbers: list[int] = np.bincount(source, minlength=size).tolist()
     return numbers
-
-
-def _move_offsets(
-    conn: psycopg.Connection, batch: Batch, balance: tuple[Mapping[str, int], ...], group_id: str
-) -> None:
-    outcomes = {name: [row[name] for row in balance] for name in balance[0]}
-    parameters = {
-        "group_id": group_id,
-        "topics": [span.source.topic for span in batch.spans],
-        "partitions": [span.source.partition for span in batch.spans],
-        "next_offsets": [span.next for span in batch.spans],
-        "messages": [span.messages for span in batch.spans],
-        **outcomes,
-    }
-    conn.execute(STATEMENTS["move_offsets"], parameters)
 
 
 class Timer:
