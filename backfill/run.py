@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from typing import Any, LiteralString, Self, TypeVar
 
@@ -59,11 +60,19 @@ class Runner:
             except psycopg.Error as error:
                 if not database.is_transient(error):
                     raise
+                if isinstance(error, psycopg.errors.QueryCanceled):
+                    self._end_frozen()
                 if self._on_trouble and not self.connected:
                     self._on_trouble(database.one_line(error))
                 if self._stop.wait(backoff.delay(failures)):
                     raise
         return action()
+
+    def _end_frozen(self) -> None:
+        """We waited as long as a statement may take: perhaps for a program of ours that is frozen."""
+        if self._conn is not None and self.connected:
+            with suppress(psycopg.Error):  # the next attempt will find out more
+                database.end_silent_sessions(self._conn)
 
     def execute(self, statement: LiteralString, parameters: Mapping[str, Any]) -> int:
         """Execute one statement in a transaction of its own; how many rows it changed or found."""

@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, IsolationLevel, TopicCollection, TopicPart
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from consumer.rollup.batch import Partition
-from consumer.rollup.days import instant
+from consumer.rollup.days import instant_if_any
 from consumer.topics import connection_properties
 
 Properties = Mapping[str, str | int]
@@ -108,8 +108,8 @@ def first_unread(properties: Properties, offsets: Mapping[Partition, int], timeo
             if message is None:
                 break
             source = Partition(message.topic() or "", message.partition() or 0)
-            if source in waiting and message.error() is None:
-                found[source] = instant(message.timestamp()[1] * 1000)
+            if source in waiting and message.error() is None and (at := instant_if_any(message.timestamp()[1] * 1000)):
+                found[source] = at
             waiting.discard(source)  # an error ends it as well: there is nothing left to read, or not from here
     finally:
         reader.close()

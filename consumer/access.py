@@ -11,7 +11,7 @@ import psycopg
 from confluent_kafka import KafkaError
 
 from consumer.database import one_line
-from consumer.errors import AccessError
+from consumer.errors import AccessError, ConfigurationError
 
 _KAFKA_ADVICE = {
     KafkaError._AUTHENTICATION: "check KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD (or _FILE)",
@@ -39,6 +39,15 @@ _POSTGRESQL_REFUSALS = re.compile(
 )
 _POSTGRESQL_CLASSES = ("28", "42501")
 """Wrong credentials, or a right that is missing: https://www.postgresql.org/docs/current/errcodes-appendix.html"""
+
+
+_POSTGRESQL_MISTAKES = re.compile(
+    # libpq's, of the connection string, before it looks for a server.
+    r"bad value for |invalid \S+ value: |invalid port number: |invalid integer value |could not match \d+ "
+    r"|could not parse network address|definition of service .* not found"
+    r"|service file .* not found|syntax error in service file"
+    r"|Unix-domain socket path .* is too long|weak sslmode .* may not be used|invalid when SSL support was not compiled"
+)
 
 
 class Refusals:
@@ -84,10 +93,13 @@ def refused_topic(subject: str, error: KafkaError) -> AccessError | None:
     return None
 
 
-def refused_by_database(error: psycopg.Error) -> AccessError | None:
-    """What to end with if PostgreSQL does not let us in, or not do what we must; None if it is about something else."""
+def refused_by_database(error: psycopg.Error) -> AccessError | ConfigurationError | None:
+    """What to end with if PostgreSQL does not let us in, or not do what we must, or if nobody could be asked; None if
+    it is about something else."""
     text = one_line(error)
     if error.sqlstate is None:
+        if isinstance(error, psycopg.OperationalError | psycopg.ProgrammingError) and _POSTGRESQL_MISTAKES.search(text):
+            return ConfigurationError(f"DATABASE_URL is wrong: {text}")
         if isinstance(error, psycopg.OperationalError) and _POSTGRESQL_REFUSALS.search(text):
             return AccessError(
                 f"PostgreSQL refuses us: {text}; check the user, password, sslmode and certificates in DATABASE_URL"

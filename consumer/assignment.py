@@ -124,7 +124,7 @@ class Assignment:
     def _start_pending(self) -> None:
         """Begin to read assigned partitions from their stored offsets."""
         known = self.store.topic_ids
-        offsets = self.store.starts(self.source, self.topics, self.source.pending)
+        offsets = self.store.starts(self.topics, self.source.pending)
         if offsets is not None:
             if known not in ({}, self.store.topic_ids):
                 self._writer.abandon()  # a topic was made again: those being read are looked at, too
@@ -134,7 +134,7 @@ class Assignment:
 
     def _rewind(self) -> None:
         """After a conflict: all partitions go on from where PostgreSQL says."""
-        offsets = self.store.starts(self.source, self.topics, self.source.owned)
+        offsets = self.store.starts(self.topics, self.source.owned)
         if offsets is not None:
             self.source.restart(offsets)
             self._continue_at(offsets)

@@ -9,6 +9,8 @@ from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 
+from consumer.logs import redact
+
 T = TypeVar("T")
 
 ANSWER_GRACE_SECONDS = 5.0
@@ -112,8 +114,9 @@ def end_silent_sessions(conn: psycopg.Connection) -> list[int]:
 
     A process that is frozen while it sends rows or a pipeline of statements keeps its locks: no `statement_timeout` and
     no `idle_in_transaction_session_timeout` applies while PostgreSQL waits for the rest. So whoever waited in vain for
-    those locks ends it. Like ours means: in our database, with our login (PostgreSQL allows no other) and
-    `application_name`, having written something, and silent for longer than our own `statement_timeout`.
+    those locks ends it. One that reads no answers is no better; over TCP the server notices by itself. Like ours means:
+    any of our programs, in our database and with our login (PostgreSQL allows no other), that has written something and
+    is silent for longer than our own `statement_timeout`.
 
     Args:
         conn: in autocommit, outside of a transaction.
@@ -129,8 +132,8 @@ _END_SILENT_SESSIONS = """
     SELECT pid FROM (
         SELECT pid FROM pg_stat_activity
         WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()
-            AND application_name = current_setting('application_name') AND backend_xid IS NOT NULL
-            AND wait_event_type = 'Client' AND wait_event = 'ClientRead'
+            AND application_name LIKE 'reporting-rollup %' AND backend_xid IS NOT NULL
+            AND wait_event_type = 'Client' AND wait_event IN ('ClientRead', 'ClientWrite')
             AND clock_timestamp() - greatest(query_start, state_change) > current_setting('statement_timeout')::interval
         OFFSET 0
     ) AS silent
@@ -160,5 +163,5 @@ def is_transient(error: psycopg.Error) -> bool:
 
 
 def one_line(error: psycopg.Error) -> str:
-    """What PostgreSQL or its client said."""
-    return " ".join(str(error).split())
+    """What PostgreSQL or its client said, without passwords or the rows that it quotes."""
+    return " ".join(redact(str(error)).split())

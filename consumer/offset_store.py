@@ -22,7 +22,6 @@ from consumer.rollup.batch import Partition
 from consumer.rollup.offsets import Stored, adopt_partitions, gap, reset_offset, stored_offsets
 from consumer.rollup.schema import check_schema, check_zones
 from consumer.rollup.statements import STATEMENTS
-from consumer.source import Source
 from consumer.topics import Topics
 
 log = structlog.get_logger()
@@ -78,7 +77,7 @@ class OffsetStore:
         check_zones(conn)
         self._answered()
 
-    def starts(self, source: Source, topics: Topics, partitions: set[Partition]) -> dict[Partition, int] | None:
+    def starts(self, topics: Topics, partitions: set[Partition]) -> dict[Partition, int] | None:
         """The next offsets of partitions, checked against their topics; None if that can't be known now. Partitions
         that the group has never read are adopted at their log's start. Blocks for some seconds at the most.
 
@@ -94,7 +93,7 @@ class OffsetStore:
             stored = stored_offsets(conn, self._group_id, partitions)
             # Asked afterwards, so that the log's end is not older than what another member may just have stored.
             topic_ids = topics.ids(ANSWER_SECONDS)
-            logs = {p: source.log_range(p, ANSWER_SECONDS) for p in sorted(partitions)}
+            logs = topics.log_ranges(partitions, ANSWER_SECONDS)
             firsts = {p: Stored(topic_ids[p.topic], low) for p, (low, _) in logs.items()}
             for partition in stored:
                 problem = gap(partition, stored[partition], topic_ids[partition.topic], *logs[partition])

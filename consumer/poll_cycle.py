@@ -13,6 +13,7 @@ from confluent_kafka import Message
 
 from consumer.handlers import Decoded, Handler
 from consumer.rollup.batch import Batch, DeadLetter, Events, Partition, Reject, Span, merge
+from consumer.rollup.days import instant_if_any
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,16 +170,19 @@ def _with_source(decoded: Decoded, place: npt.NDArray[np.intp]) -> Events:
 
 
 def _dead_letter(message: Message, source: Partition, reject: Reject) -> DeadLetter:
-    headers, unreadable = _headers(message)
+    headers, note = _headers(message)
+    stamp = timestamp_us(message)
+    if stamp is not None and instant_if_any(stamp) is None:
+        note += f"; its timestamp is left out: {stamp // 1000} ms since 1970 is no date"
     return DeadLetter(
         source,
         message.offset() or 0,
         _bytes(message.key()),
         _bytes(message.value()),
         headers,
-        timestamp_us(message),
+        stamp,
         reject.error_class,
-        reject.reason + unreadable,
+        reject.reason + note,
     )
 
 

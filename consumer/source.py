@@ -76,12 +76,6 @@ class Source:
             self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
 
-    def log_range(self, partition: Partition, timeout: float) -> tuple[int, int]:
-        """The first offset still in the log, and the next one to be written. Asks the broker, and waits for an answer,
-        for `timeout` seconds."""
-        low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout=timeout)
-        return low, high
-
     def end_offset(self, partition: Partition) -> int | None:
         """The next offset to be written as of the last fetch; None while unknown. Asks nobody."""
         watermarks = self._consumer.get_watermark_offsets(TopicPartition(*partition), cached=True)

@@ -4,15 +4,16 @@ It asks once a second, so it is also the first to know whether any broker answer
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from consumer.access import Refusals, refused_topic
 from consumer.errors import TopicError
+from consumer.rollup.batch import Partition
 
 NEW_CLIENT_SECONDS = 5.0
 """How long questions get no answer until another client asks them."""
@@ -60,6 +61,17 @@ class Topics:
                 raise topic_error(topic, error, self._refusals) from error
         self._note(None)
         return ids
+
+    def log_ranges(self, partitions: Collection[Partition], timeout: float) -> dict[Partition, tuple[int, int]]:
+        """Of each log the first offset that is still there, and the next one to be written. Waits for the answers, for
+        `timeout` seconds. Raises KafkaException: there is none."""
+        listed = sorted(partitions)
+        ends = [
+            self._admin.list_offsets({TopicPartition(*p): end for p in listed}, request_timeout=timeout)
+            for end in (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        ]
+        low, high = ({Partition(p.topic, p.partition): each.result().offset for p, each in end.items()} for end in ends)
+        return {p: (low[p], high[p]) for p in listed}
 
     def changed(self, known: Mapping[str, str]) -> str | None:
         """The name of a topic that does not have its known id any more; None if there is none, or no answer yet.

@@ -11,7 +11,6 @@ from consumer import database
 from consumer.dead_letters.letters import Picked, newest_id, page
 from consumer.dead_letters.selection import Filters
 from consumer.errors import RollupError
-from consumer.logs import redact
 from consumer.rollup.schema import check_schema
 from consumer.rollup.store import prepare
 from consumer.settings import DatabaseSettings
@@ -80,8 +79,7 @@ class Session:
         return self.attempt(lambda conn: page(conn, filters, after, last))
 
     def _told(self, error: psycopg.Error) -> DatabaseAway:
-        # Rows that PostgreSQL quotes hold payloads.
-        said = " ".join(redact(str(error)).split())
+        said = database.one_line(error)
         if error.sqlstate in {"55P03", "40P01"}:
             return LockedOut(f"locked by others for {self._patience:.0f} s: {said}")
         return DatabaseAway(f"database: {said}. What was not reported as done was not done; run the command again")

@@ -36,13 +36,16 @@ def claim(
         conn: in a transaction that holds the ids' day locks and the shards.
         ids: int64[n], without repetition.
         source: int16[n], positions in `shards`: where each id's bit is set.
-        shards: shard numbers.
+        shards: shard numbers; several may be the same.
         last_day: day number that none of the ids' days lies after.
 
     Returns:
         bool[n]: ids that were not counted before. The others' bits stay as they are.
     """
     fresh = np.ones(len(ids), np.bool_)
+    first = {shard: position for position, shard in reversed(list(enumerate(shards)))}
+    if len(first) < len(shards):
+        source = np.array([first[shard] for shard in shards], np.int16)[source]
     for chunks, inside in slices(ids):
         rows = _stored(conn, chunks)
         mine, origin = ids[inside], source[inside]
@@ -51,7 +54,7 @@ def claim(
             new = ~contains(chunks, unpack(chunks, [(chunk, stored) for chunk, _, stored in rows]), mine)
             fresh[inside] = new
         columns: tuple[list[int], list[int], list[bytes]] = ([], [], [])
-        for position, shard in enumerate(shards):
+        for shard, position in first.items():
             added = mine[new & (origin == position)]
             if not len(added):
                 continue

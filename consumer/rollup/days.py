@@ -46,6 +46,14 @@ def instant(us: int) -> datetime:
     return (EPOCH + timedelta(microseconds=us)).replace(tzinfo=UTC)
 
 
+def instant_if_any(us: int) -> datetime | None:
+    """`instant`, None outside of the years 1 to 9999: a producer may stamp its messages as it likes."""
+    try:
+        return instant(us)
+    except OverflowError:
+        return None
+
+
 @cache
 def zone_names() -> tuple[str, ...]:
     """Every IANA name of the pinned tzdata, sorted."""

@@ -15,6 +15,8 @@ CODE = 1
 
 HOW = "apply the migrations: DATABASE_URL=... make migrate (or: dbmate up)"
 
+CONTROL_LOST = "table rollup_control lost its row: INSERT INTO rollup_control DEFAULT VALUES"
+
 
 def check_schema(conn: psycopg.Connection) -> str:
     """Return the newest applied migration.
@@ -30,7 +32,7 @@ def check_schema(conn: psycopg.Connection) -> str:
         raise SchemaError(f"the schema lacks migration {', '.join(missing)}: {HOW}")
     row = conn.execute("SELECT needs_code FROM rollup_control").fetchone()
     if row is None:
-        raise SchemaError("table rollup_control lost its row: INSERT INTO rollup_control DEFAULT VALUES")
+        raise SchemaError(CONTROL_LOST)
     if row[0] > CODE:
         raise SchemaError(
             f"the schema needs programs of level {row[0]}, this one is level {CODE}: deploy a newer release"

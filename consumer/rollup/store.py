@@ -24,7 +24,7 @@ import numpy as np
 import polars as pl
 import psycopg
 
-from consumer.errors import SettingsChanged
+from consumer.errors import SchemaError, SettingsChanged
 from consumer.rollup.accounts import AccountZones
 from consumer.rollup.aggregate import Dated, Totals, aggregate, date_events, split_key
 from consumer.rollup.batch import Batch, BoolArray, Int64Array
@@ -34,7 +34,7 @@ from consumer.rollup.day_locks import lock_days, uncount
 from consumer.rollup.graveyard import bury
 from consumer.rollup.offsets import lock_offsets, move_offsets
 from consumer.rollup.registry import Registry
-from consumer.rollup.schema import refuse_unknown_zones
+from consumer.rollup.schema import CONTROL_LOST, refuse_unknown_zones
 from consumer.rollup.statements import STATEMENTS
 
 Stage = Callable[[str, float], None]
@@ -174,8 +174,12 @@ def prepare(conn: psycopg.Connection) -> None:
 
 
 def account_zones(conn: psycopg.Connection) -> AccountZones:
-    """The accounts that have a rollup, as of now. Raises SchemaError for a time zone that this program cannot know."""
+    """The accounts that have a rollup, as of now.
+
+    Raises SchemaError for a time zone that this program cannot know, and if the settings' version is gone."""
     rows = conn.execute(STATEMENTS["account_zones"]).fetchall()
+    if not rows:
+        raise SchemaError(CONTROL_LOST)
     refuse_unknown_zones({name: account for _, account, name in rows if account is not None})
     return AccountZones.of(rows[0][0], {account: name for _, account, name in rows if account is not None})
 

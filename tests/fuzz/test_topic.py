@@ -22,6 +22,8 @@ Connection = psycopg.Connection[Any]
 NO_LIMITS: dict[str, str | int] = {"DEAD_LETTER_MAX_RATIO": "1", "DEAD_LETTER_MAX_CONSECUTIVE": 0}
 AS_DEPLOYED: dict[str, str | int] = {"FETCH_MAX_EVENTS": 20_000, "BATCH_MAX_EVENTS": 400_000, "BATCH_MAX_WAIT_MS": 100}
 """The defaults, where tests have smaller ones."""
+STAMPS = [1, -70_000_000_000_000, -62_135_596_800_001, 1_770_000_000_000_000, 253_402_300_799_999, 253_402_300_800_000]
+"""Of producers that stamp messages as they like, milliseconds; most are no date of the years 1 to 9999."""
 LARGE = 10_000_000
 TOPIC_LIMIT = 12_000_000
 MOST_MEMORY = 700_000_000
@@ -35,10 +37,17 @@ def spoil(value: bytes, chance: random.Random) -> bytes:
     return (value[:start] + piece + value[end:]).rstrip(b"}] \n")
 
 
-def send(producer: Producer, topic: str, value: bytes, key: bytes | None, headers: list[tuple[str, bytes]]) -> None:
+def send(
+    producer: Producer,
+    topic: str,
+    value: bytes,
+    key: bytes | None,
+    headers: list[tuple[str, bytes]],
+    timestamp: int = 0,
+) -> None:
     while True:
         try:
-            producer.produce(topic, value, key, partition=0, headers=headers)  # type: ignore[arg-type]
+            producer.produce(topic, value, key, partition=0, headers=headers, timestamp=timestamp)  # type: ignore[arg-type]
             return
         except BufferError:
             producer.poll(0.1)
@@ -50,7 +59,7 @@ def test_spoilt_messages_of_a_topic(
     seed = int(os.environ.get("RANDOM_SEED") or random.SystemRandom().randrange(2**32))
     print(f"RANDOM_SEED={seed}")  # noqa: T201 - pytest shows it when the test has failed
     chance = random.Random(seed)
-    topic = make_topic(1)
+    topic = make_topic(1, message_timestamp_after_max_ms=2**63 - 1)
     sample = load(1_500 * MORE, seed % 1_000)
     prepare(conn, sample)
     producer = Producer({"bootstrap.servers": kafka_bootstrap, "log_level": 0})
@@ -62,7 +71,7 @@ def test_spoilt_messages_of_a_topic(
             headers = [("trace\0", chance.randbytes(9)), ("", b"")][: chance.randrange(3)]
             sent.append((spoil(value, chance), odd_key, headers))
     for message in sent:
-        send(producer, topic, *message)
+        send(producer, topic, *message, timestamp=chance.choice(STAMPS) if chance.random() < 0.2 else 0)
     assert producer.flush(30) == 0
 
     consumer = start_consumer(topic, **NO_LIMITS, **AS_DEPLOYED)

@@ -225,6 +225,15 @@ def test_without_its_partitions_row_it_is_claimed_as_by_a_rebuild(paris: Rollup)
     assert paris.outcomes().duplicates == 2
 
 
+def test_without_the_rows_of_several_partitions_all_are_claimed_as_by_a_rebuild(paris: Rollup) -> None:
+    paris.count(wrapped(make_event(1)), partition=0)
+    paris.count(wrapped(make_event(2)), partition=1)
+    paris.conn.execute("DELETE FROM consumer_offsets")
+    assert outcomes(replay_letters(paris)) == ["counted", "counted"]
+    assert paris.conn.execute("SELECT shard, bits FROM counted_events").fetchall() == [(0, b"\x06")]
+    assert paris.table() == paris.model(make_event(1), make_event(2))
+
+
 def test_without_its_partitions_row_it_waits_for_rebuilds_that_claim(paris: Rollup) -> None:
     paris.count(wrapped(make_event(1)))
     paris.conn.execute("DELETE FROM consumer_offsets")

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
-from confluent_kafka import Message, Producer
+from confluent_kafka import KafkaException, Message, Producer
 
 from consumer.errors import ConfigurationError, OffsetGapError, TopicError
 from consumer.rollup.batch import Partition
@@ -17,6 +17,7 @@ from consumer.topics import Topics
 from tests.fixtures.services import MakeTopic
 
 SECONDS = 30.0
+LOGGER = logging.getLogger("tests.source")
 
 
 class Member:
@@ -99,7 +100,6 @@ def test_nothing_is_read_before_it_is_told_where_to_start(
     assert source.is_member
     assert source.owned == set()
     assert source.read(100, 0.3, 0) == []
-    assert source.log_range(here, 10) == (0, 1_000)
 
     source.start({here: 700})
     assert source.owned == {here}
@@ -177,7 +177,7 @@ def test_messages_of_a_partition_given_away_while_reading_are_left_to_its_new_ow
     assert not lost
     assert second.source.pending == {given} == both - first.source.owned
     second.source.start({given: offsets[given]})
-    _, end = second.source.log_range(given, 10)
+    _, end = Topics({"bootstrap.servers": kafka_bootstrap}, [topic], LOGGER).log_ranges([given], 10)[given]
     assert second.read_offsets(end - offsets[given]) == list(range(offsets[given], end))
 
 
@@ -215,10 +215,16 @@ def test_an_offset_before_the_log_is_an_error(kafka_bootstrap: str, make_topic: 
 
 
 def test_a_missing_topic_and_a_wrong_property_are_told(make_topic: MakeTopic, join: Join, kafka_bootstrap: str) -> None:
-    topic = make_topic(1)
-    properties, logger = {"bootstrap.servers": kafka_bootstrap}, logging.getLogger("tests.topics")
-    assert Topics(properties, [topic], logger).ids().keys() == {topic}
+    topic = make_topic(2)
+    properties = {"bootstrap.servers": kafka_bootstrap}
+    topics = Topics(properties, [topic], LOGGER)
+    assert topics.ids().keys() == {topic}
+    send(kafka_bootstrap, topic, 10, partition=1)
+    empty, full = Partition(topic, 0), Partition(topic, 1)
+    assert topics.log_ranges({empty, full}, 10) == {empty: (0, 0), full: (0, 10)}
+    with pytest.raises(KafkaException):
+        topics.log_ranges({Partition(topic, 2)}, 10)
     with pytest.raises(TopicError, match=r"topic 'no-such-topic' does not exist: create it"):
-        Topics(properties, ["no-such-topic"], logger).ids()
+        Topics(properties, ["no-such-topic"], LOGGER).ids()
     with pytest.raises(ConfigurationError, match=r"a KAFKA_ variable is wrong: .*fetch\.wait\.max\.ms"):
         join(topic, **{"fetch.wait.max.ms": "long"})

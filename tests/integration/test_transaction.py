@@ -6,7 +6,7 @@ from datetime import date, timedelta
 import psycopg
 import pytest
 
-from consumer.errors import OffsetConflict, SettingsChanged
+from consumer.errors import OffsetConflict, SchemaError, SettingsChanged
 from consumer.rollup.batch import Batch
 from consumer.rollup.store import account_zones, write
 from tests.fixtures.rollup import NOON, OWN_TABLES, PARTITIONS, TODAY, Day, Outcomes, Rollup, make_event
@@ -238,6 +238,12 @@ def test_settings_that_changed_after_aggregation_write_nothing(paris: Rollup) ->
     assert paris.contents() == before
     paris.write(batch)  # with the new ones
     assert paris.table() == paris.model(make_event(1), make_event(2, account_id=43))
+
+
+def test_settings_without_a_version_are_the_schemas_fault(paris: Rollup) -> None:
+    paris.conn.execute("DELETE FROM rollup_control")
+    with pytest.raises(SchemaError, match="INSERT INTO rollup_control"):
+        account_zones(paris.conn)
 
 
 # -- all or nothing

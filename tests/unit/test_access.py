@@ -5,7 +5,7 @@ import pytest
 from confluent_kafka import KafkaError
 
 from consumer.access import Refusals, refused_by_database, refused_topic
-from consumer.errors import AccessError
+from consumer.errors import AccessError, ConfigurationError
 
 REFUSED = [
     (KafkaError._AUTHENTICATION, "ssl://b:1/bootstrap: SASL authentication error: no (after 316ms in state AUTH_REQ)"),
@@ -79,6 +79,32 @@ def test_a_database_that_refuses(text: str) -> None:
 )
 def test_a_database_that_is_away(text: str) -> None:
     assert refused_by_database(psycopg.OperationalError(f"connection failed: {text}")) is None
+
+
+@pytest.mark.parametrize(
+    ("mistake", "names"),
+    [
+        ("sslmode=foo", "foo"),
+        ("port=99999", "99999"),
+        ("port=1,2,3", "3"),
+        ("service=nope", "nope"),
+        ("target_session_attrs=best", "best"),
+        ("hostaddr=nowhere", "nowhere"),
+        ("connect_timeout=soon", "soon"),
+    ],
+)
+def test_a_wrong_connection_string(mistake: str, names: str) -> None:
+    with pytest.raises(psycopg.Error) as raised:
+        psycopg.connect(f"host=127.0.0.1 {'' if mistake.startswith('port') else 'port=1'} {mistake}")
+    error = refused_by_database(raised.value)
+    assert isinstance(error, ConfigurationError)
+    assert str(error).startswith("DATABASE_URL is wrong: ")
+    assert names in str(error)
+
+
+def test_what_the_database_quotes_stays_hidden() -> None:
+    error = psycopg.errors.InsufficientPrivilege("no\nDETAIL:  Failing row contains (17, lorem).")
+    assert "lorem" not in str(refused_by_database(error))
 
 
 def test_a_missing_right_is_a_refusal_and_a_broken_rule_is_not() -> None:
