@@ -44,7 +44,7 @@ def test_a_static_zombie_wakes_up_beside_its_successor(world: World, protocol: s
         assert zombie.code == 7, zombie.tail()
         world.forget(zombie)
     else:  # it has been given up, and waits until the name is free
-        world.until(lambda: zombie.logged("partitions_lost"), "lost partitions")
+        world.until(lambda: zombie.get("/readyz")[0] == 503, "a zombie that knows that it has nothing")
     world.until_read(50)
     world.settle()
 
