@@ -50,9 +50,7 @@ def database_way(database_url: str) -> Iterator[Proxy]:
         ("classic", "silence", "kafka", False),
         ("classic", "refuse", "kafka", False),
         ("consumer", "silence", "kafka", False),
-        ("consumer", "refuse", "kafka", False),
         ("classic", "silence", "database", False),
-        ("classic", "silence", "both", False),
     ],
 )
 def test_it_ends(
