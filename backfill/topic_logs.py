@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 
 from consumer.rollup.batch import Partition
 from consumer.rollup.days import instant_if_any
-from consumer.topics import connection_properties
+from consumer.topics import ask_offsets, connection_properties
 
 Properties = Mapping[str, str | int]
 
@@ -72,12 +72,7 @@ def _offsets(
     if not partitions:
         return {}
     left = max(0.1, deadline - monotonic())
-    asked = admin.list_offsets(
-        {TopicPartition(*p): spec for p in partitions},
-        isolation_level=IsolationLevel.READ_COMMITTED,
-        request_timeout=left,
-    )
-    answers = {Partition(at.topic, at.partition): answer for at, answer in asked.items()}
+    answers = ask_offsets(admin, partitions, spec, left, IsolationLevel.READ_COMMITTED)
     return {p: answer.result().offset for p, answer in answers.items() if answer.exception(timeout=left) is None}
 
 

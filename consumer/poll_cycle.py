@@ -174,6 +174,7 @@ def _dead_letter(message: Message, source: Partition, reject: Reject) -> DeadLet
     stamp = timestamp_us(message)
     if stamp is not None and instant_if_any(stamp) is None:
         note += f"; its timestamp is left out: {stamp // 1000} ms since 1970 is no date"
+        stamp = None
     return DeadLetter(
         source,
         message.offset() or 0,

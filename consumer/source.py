@@ -203,19 +203,17 @@ class Source:
             return
         named = _named(partitions)
         ours = named & self.owned
-        self._hand_over(
-            named, lost=lost, unassign=lambda: consumer.incremental_unassign([TopicPartition(*p) for p in ours])
-        )
+        self._hand_over(named, lost=lost)
+        consumer.incremental_unassign([TopicPartition(*p) for p in ours])
 
     def _ended(self, consumer: Consumer) -> bool:
         """Whether nobody uses it any more; it may still be closing."""
         return self._left or consumer is not self._consumer
 
-    def _hand_over(self, named: set[Partition], *, lost: bool, unassign: Callable[[], object] = lambda: None) -> None:
+    def _hand_over(self, named: set[Partition], *, lost: bool) -> None:
         self._early = [m for m in self._early if _partition(m) not in named]
         self._gave_away = True
         self._leaving(sorted(named & self.owned), lost)
-        unassign()
         self.owned -= named
         self.pending -= named
         self._rebalanced("lost" if lost else "revoked", sorted(named))
@@ -271,8 +269,8 @@ class Source:
 
     def _replace(self) -> None:
         """With a new client, at once; the old one waits for the brokers it lost."""
-        old, owned = self._consumer, self.owned | self.pending
-        self._hand_over(owned, lost=True)
+        old = self._consumer
+        self._hand_over(self.owned | self.pending, lost=True)
         self._join_anew()
         self._closer.close(old, 0)
 

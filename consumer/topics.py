@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from consumer.access import Refusals, refused_topic
@@ -65,13 +65,9 @@ class Topics:
     def log_ranges(self, partitions: Collection[Partition], timeout: float) -> dict[Partition, tuple[int, int]]:
         """Of each log the first offset that is still there, and the next one to be written. Waits for the answers, for
         `timeout` seconds. Raises KafkaException: there is none."""
-        listed = sorted(partitions)
-        ends = [
-            self._admin.list_offsets({TopicPartition(*p): end for p in listed}, request_timeout=timeout)
-            for end in (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]
-        ]
-        low, high = ({Partition(p.topic, p.partition): each.result().offset for p, each in end.items()} for end in ends)
-        return {p: (low[p], high[p]) for p in listed}
+        lows = ask_offsets(self._admin, partitions, OffsetSpec.earliest(), timeout)  # type: ignore[no-untyped-call]
+        highs = ask_offsets(self._admin, partitions, OffsetSpec.latest(), timeout)  # type: ignore[no-untyped-call]
+        return {p: (lows[p].result().offset, highs[p].result().offset) for p in sorted(partitions)}
 
     def changed(self, known: Mapping[str, str]) -> str | None:
         """The name of a topic that does not have its known id any more; None if there is none, or no answer yet.
@@ -125,6 +121,20 @@ def connection_properties(properties: Mapping[str, str | int]) -> dict[str, str 
         "broker.address",
     )
     return {name: value for name, value in properties.items() if name.startswith(how)}
+
+
+def ask_offsets(
+    admin: AdminClient,
+    partitions: Collection[Partition],
+    spec: OffsetSpec,
+    timeout: float,
+    isolation: IsolationLevel = IsolationLevel.READ_UNCOMMITTED,
+) -> dict[Partition, Future[Any]]:
+    """Ask for one offset of each partition, at least one. The answers, each with `offset`, are there within `timeout`
+    seconds."""
+    wanted = {TopicPartition(*p): spec for p in partitions}
+    asked = admin.list_offsets(wanted, isolation_level=isolation, request_timeout=timeout)
+    return {Partition(at.topic, at.partition): answer for at, answer in asked.items()}
 
 
 def _no_answer(answer: Future[Any]) -> str | None:

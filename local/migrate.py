@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from consumer.errors import ConfigurationError
+from consumer.kafka_properties import read_secret_file
 from local.processes import LocalError
 
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
@@ -95,10 +97,10 @@ def main() -> int:
     arguments = parser.parse_args()
     file = os.environ.get("DATABASE_URL_FILE")
     try:
-        url = Path(file).read_text(encoding="utf-8").strip() if file else os.environ.get("DATABASE_URL")
-    except (OSError, ValueError) as error:
-        print(f"DATABASE_URL_FILE cannot be read: {error}", file=sys.stderr)
-        return 2
+        url = read_secret_file("DATABASE_URL_FILE", file) if file else os.environ.get("DATABASE_URL")
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
     if not url:
         print(
             "DATABASE_URL is not set: name the database to migrate, like postgresql://user@host:5432/name, or the file "

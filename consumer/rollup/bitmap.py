@@ -43,22 +43,20 @@ def claim(
         bool[n]: ids that were not counted before. The others' bits stay as they are.
     """
     fresh = np.ones(len(ids), np.bool_)
-    first = {shard: position for position, shard in reversed(list(enumerate(shards)))}
-    if len(first) < len(shards):
-        source = np.array([first[shard] for shard in shards], np.int16)[source]
+    owners = np.array(shards, np.int64)[source]
     for chunks, inside in slices(ids):
         rows = _stored(conn, chunks)
-        mine, origin = ids[inside], source[inside]
+        mine, owner = ids[inside], owners[inside]
         new = np.ones(len(mine), np.bool_)
         if rows:
             new = ~contains(chunks, unpack(chunks, [(chunk, stored) for chunk, _, stored in rows]), mine)
             fresh[inside] = new
         columns: tuple[list[int], list[int], list[bytes]] = ([], [], [])
-        for shard, position in first.items():
-            added = mine[new & (origin == position)]
+        for shard in dict.fromkeys(shards):
+            added = mine[new & (owner == shard)]
             if not len(added):
                 continue
-            own = [(chunk, stored) for chunk, owner, stored in rows if owner == shard]
+            own = [(chunk, stored) for chunk, holder, stored in rows if holder == shard]
             bits = marked(chunks, added)
             touched = bits.any(axis=1)
             if own:

@@ -8,7 +8,7 @@ import orjson
 import psycopg
 
 from consumer.rollup.batch import Batch, DeadLetter
-from consumer.rollup.days import instant_if_any
+from consumer.rollup.days import instant
 from consumer.rollup.statements import STATEMENTS
 
 PORTION_BYTES = 16_000_000
@@ -48,7 +48,7 @@ def _row(letter: DeadLetter, topic_id: str, group_id: str) -> Mapping[str, Any]:
         "key": letter.key,
         "value": letter.value,
         "headers": _headers(letter.headers),
-        "timestamp": None if letter.timestamp_us is None else instant_if_any(letter.timestamp_us),
+        "timestamp": None if letter.timestamp_us is None else instant(letter.timestamp_us),
         "error_class": letter.error_class,
         "reason": letter.reason,
     }

@@ -1,9 +1,6 @@
 """SIGTERM ends a consumer within its time whatever is away."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -18,22 +15,15 @@ from tests.chaos.group import PROTOCOLS
 from tests.chaos.proxy import Proxy
 from tests.fixtures.events import load, prepare
 from tests.fixtures.processes import StartConsumer, wait_for
-from tests.fixtures.services import KAFKA_PROPERTIES
+from tests.fixtures.ways import broker_behind_proxy, url_through
 
 Connection = psycopg.Connection[Any]
 
 
 @pytest.fixture(scope="module")
 def kafka_way() -> Iterator[tuple[Proxy, Kafka]]:
-    """A broker behind a proxy; those who ask it directly always reach it."""
-    folder = Path(tempfile.mkdtemp(prefix="reporting-rollup-test-"))
-    with Proxy() as proxy:
-        broker = Kafka(folder / "kafka", properties=KAFKA_PROPERTIES, behind=proxy.port)
-        proxy.target = broker.behind_port
-        with broker:
-            yield proxy, broker
-        broker.remove()
-    shutil.rmtree(folder, ignore_errors=True)
+    with broker_behind_proxy() as way:
+        yield way
 
 
 @pytest.fixture
@@ -71,9 +61,6 @@ def test_it_ends(
     admin.create_topics([NewTopic(topic, 2, 1)])[topic].result(30)
     prepare(conn, sample)
     ways = {"kafka": [to_kafka], "database": [database_way], "both": [to_kafka, database_way]}[away]
-    parts = conninfo_to_dict(database_url)
-    who = f"{parts['user']}:{parts['password']}" if parts.get("password") else str(parts["user"])
-    url = f"postgresql://{who}@127.0.0.1:{database_way.port}/{parts['dbname']}"
 
     def take_away() -> None:
         for way in ways:
@@ -83,7 +70,10 @@ def test_it_ends(
         if starting:
             take_away()
         consumer = start_consumer(
-            topic, KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{to_kafka.port}", DATABASE_URL=url, **PROTOCOLS[protocol]
+            topic,
+            KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{to_kafka.port}",
+            DATABASE_URL=url_through(database_way, database_url),
+            **PROTOCOLS[protocol],
         )
         if not starting:
             consumer.wait_for_log("partitions_assigned")

@@ -2,11 +2,8 @@
 less and less often, says so once and not at every attempt, and goes on when there is an answer again."""
 
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -21,7 +18,7 @@ from local.processes import free_port
 from tests.chaos.proxy import Proxy
 from tests.fixtures.events import assert_exact, load, prepare, total, wait_until_read
 from tests.fixtures.processes import Consumer, StartConsumer, wait_for
-from tests.fixtures.services import KAFKA_PROPERTIES
+from tests.fixtures.ways import broker_behind_proxy, url_through
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -70,15 +67,8 @@ class Way:
 
 @pytest.fixture(scope="module")
 def kafka_way() -> Iterator[tuple[Way, Kafka]]:
-    """A broker behind a proxy; those who ask it directly always reach it."""
-    folder = Path(tempfile.mkdtemp(prefix="reporting-rollup-test-"))
-    with Proxy() as proxy:
-        broker = Kafka(folder / "kafka", properties=KAFKA_PROPERTIES, behind=proxy.port)
-        proxy.target = broker.behind_port
-        with broker:
-            yield Way(proxy), broker
-        broker.remove()
-    shutil.rmtree(folder, ignore_errors=True)
+    with broker_behind_proxy() as (proxy, broker):
+        yield Way(proxy), broker
 
 
 @pytest.fixture
@@ -112,11 +102,9 @@ def test_it_waits(
     admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
     admin.create_topics([NewTopic(topic, 2, 1)])[topic].result(30)
     prepare(conn, sample)
-    parts = conninfo_to_dict(database_url)
-    who = f"{parts['user']}:{parts['password']}" if parts.get("password") else str(parts["user"])
     variables = {
         "KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{to_kafka.proxy.port}",
-        "DATABASE_URL": f"postgresql://{who}@127.0.0.1:{database_way.proxy.port}/{parts['dbname']}",
+        "DATABASE_URL": url_through(database_way.proxy, database_url),
     }
     try:
         if not running:

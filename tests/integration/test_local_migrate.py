@@ -105,7 +105,7 @@ def test_the_command_migrates_the_database_of_the_project(empty_url: str) -> Non
 
 
 def test_the_command_reads_the_url_from_a_file(empty_url: str, tmp_path: Path) -> None:
-    def run(file: Path) -> "subprocess.CompletedProcess[str]":
+    def run(file: Path | str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "local.migrate"]
         environment = {k: v for k, v in os.environ.items() if k != "DATABASE_URL"} | {"DATABASE_URL_FILE": str(file)}
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -114,7 +114,10 @@ def test_the_command_reads_the_url_from_a_file(empty_url: str, tmp_path: Path) -
     assert "Pending: 0" in run(tmp_path / "url").stdout
     missing = run(tmp_path / "none")
     assert missing.returncode == 2
-    assert missing.stderr.startswith("DATABASE_URL_FILE cannot be read: ")
+    assert missing.stderr.startswith("DATABASE_URL_FILE is wrong: cannot read ")
+    mistaken = run("postgresql://user:lorem@127.0.0.1/x")
+    assert mistaken.returncode == 2
+    assert "lorem" not in mistaken.stderr
 
 
 def test_each_test_gets_a_migrated_database_of_its_own(conn: Connection, template_database: str) -> None:
