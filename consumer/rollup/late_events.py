@@ -4,6 +4,7 @@ A late event is noted on the day that its message was cut into. After a change o
 its raw row may come long after both days were rebuilt.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -51,8 +52,8 @@ def move(
     oldest: Mapping[str, int],
     registry: str,
 ) -> None:
-    """Note late events of a date on the day that they lie on, which becomes stale. Those whose day somebody else holds
-    stay where they are, for the next rebuild: waiting for it would be out of the order of locks.
+    """Note late events of a date on the day that they lie on, which becomes stale. Those whose day somebody else holds,
+    or is just making, stay where they are, for the next rebuild: waiting for it would be out of the order of locks.
 
     Args:
         conn: in a transaction that holds the locks of `day`.
@@ -75,7 +76,10 @@ def move(
         "date": day,
         "registry": registry,
     }
-    conn.execute(STATEMENTS["add_days_of_late_events"], parameters)
+    with contextlib.suppress(psycopg.errors.LockNotAvailable), conn.transaction():
+        conn.execute(STATEMENTS["wait_for_nobody"])
+        conn.execute(STATEMENTS["add_days_of_late_events"], parameters)
+        conn.execute(STATEMENTS["wait_as_before"])
     conn.execute(STATEMENTS["move_late_events"], parameters)
 
 

@@ -460,8 +460,16 @@ DELETE FROM rollup_members WHERE account_id = ANY(%(accounts)s) AND date = %(dat
 -- Rebuilds of open days share one shard of the bitmap: one at a time from here to its commit.
 SELECT pg_advisory_xact_lock(hashtextextended('reporting-rollup rebuild bits', 0));
 
+-- name: wait_for_nobody
+-- Locks are had at once or not at all.
+SET LOCAL lock_timeout = '1ms';
+
+-- name: wait_as_before
+SET LOCAL lock_timeout = DEFAULT;
+
 -- name: add_days_of_late_events
--- The days that late events lie on, where nobody has seen them.
+-- The days that late events lie on, where nobody has seen them. Somebody who has just inserted one may wait for the day
+-- that is being rebuilt: do not wait for them.
 INSERT INTO rollup_days (account_id, date, timezone, closed, settles_at, events, registry)
 SELECT DISTINCT
     b.account_id, b.date, b.timezone, NOT b.in_window,

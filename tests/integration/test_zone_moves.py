@@ -117,3 +117,18 @@ def test_a_late_event_with_an_impossible_instant_is_done_with(rollup: Rollup) ->
     rollup.conn.execute("UPDATE reporting_events SET created_at = '-infinity'")
     rollup.rebuild(OLD_DAY)
     assert rollup.late() == set()
+
+
+def test_whoever_makes_the_day_that_a_late_event_moved_to_is_not_waited_for(rollup: Rollup) -> None:
+    """They may wait for the day that the rebuild holds: neither would ever go on."""
+    _, there = _late_and_moved(rollup)
+    rollup.conn.execute("DELETE FROM rollup_days WHERE date = %s", (there,))
+    with rollup.holder.transaction():
+        rollup.holder.execute(
+            "INSERT INTO rollup_days (account_id, date, timezone) VALUES (42, %s, 'Asia/Tokyo')", (there,)
+        )
+        rollup.rebuild(OLD_DAY)
+    assert rollup.late() == {(OLD_DAY, 2)}
+    rollup.rebuild_stale()
+    assert rollup.late() == set()
+    assert rollup.table() == rollup.model(*(make_event(n, created_at=OLD_EVENING) for n in (1, 2)))
