@@ -25,6 +25,8 @@ SEEDS = 2
 """Seeds of a run that names none."""
 TIMEOUT_SECONDS = 300
 """Of a scenario, which takes 10 to 20 s on a machine that has nothing else to do."""
+RAW_FIRST = 0.5
+"""Share of scenarios in which raw rows come before their messages."""
 FOLDER = Path(__file__).parent
 
 
@@ -75,7 +77,7 @@ class MakeWorld(Protocol):
         *,
         url: str | None = None,
         bootstrap: str | None = None,
-        raw_first: bool = False,
+        raw_first: bool | None = None,
         **config: object,
     ) -> World: ...
 
@@ -93,7 +95,8 @@ def make_world(
     """Makes the test's world: on the run's Kafka and a fresh database, or on servers of the test's own.
 
     `url` names a migrated, empty database; `bootstrap` a broker, on which the topic is made. With `raw_first` the
-    application writes every raw row before its message. `config` is the topic's, on the run's own Kafka.
+    application writes every raw row before its message, and accounts' time zones change; unless a test says, chance
+    decides. `config` is the topic's, on the run's own Kafka.
     """
     made: list[World] = []
 
@@ -102,7 +105,7 @@ def make_world(
         *,
         url: str | None = None,
         bootstrap: str | None = None,
-        raw_first: bool = False,
+        raw_first: bool | None = None,
         **config: object,
     ) -> World:
         own_broker = bootstrap is not None and bootstrap != consumer_variables["KAFKA_BOOTSTRAP_SERVERS"]
@@ -117,7 +120,7 @@ def make_world(
             partitions,
             start_consumer,
             run_program,
-            raw_first=raw_first,
+            raw_first=chance.random() < RAW_FIRST if raw_first is None else raw_first,
         )
         made.append(world)
         return world

@@ -189,7 +189,9 @@ class Load:
     def _write(self, sample: Sample) -> None:
         """Raw rows, unless they are there: whether a lost COMMIT happened is not known before."""
         if self._conn is None:
-            self._conn = psycopg.connect(self._url, autocommit=True, connect_timeout=2)
+            # It knows what is written once COMMIT was answered, even if the server crashes then.
+            waiting = "-c synchronous_commit=on"
+            self._conn = psycopg.connect(self._url, autocommit=True, connect_timeout=2, options=waiting)
         first = sample.workload.first_id
         with self._conn.transaction():
             found = self._conn.execute("SELECT EXISTS (SELECT FROM reporting_events WHERE id = %s)", (first,))

@@ -7,12 +7,9 @@ import pytest
 
 from tests.chaos.conftest import MakeWorld
 from tests.chaos.group import PROTOCOLS, one_is_quick
+from tests.chaos.unrest import SETTLE_SECONDS, change_zone
 from tests.chaos.world import World
 from tests.fixtures.processes import Program
-
-ZONES = ("Pacific/Kiritimati", "America/St_Johns", "Australia/Lord_Howe", "Asia/Kathmandu", "Pacific/Pago_Pago")
-ACCOUNTS = range(1, 13)
-SETTLE_SECONDS = 1
 
 
 class Rebuilding:
@@ -54,7 +51,7 @@ def test_rebuilds_and_consumers_are_killed_while_time_zones_change(
 ) -> None:
     # Raw rows come first: whoever changes a time zone may not write rows of older messages later than it settles.
     world = make_world(raw_first=True)
-    world.begin()
+    world.begin(unrest=False)
     world.conn.execute("UPDATE rollup_control SET settle_seconds = %s", (SETTLE_SECONDS,))
     first, last = world.dates()
     dates = f"{first}..{last}"
@@ -70,11 +67,7 @@ def test_rebuilds_and_consumers_are_killed_while_time_zones_change(
             world.wait(world.chance.uniform(0.6, 1.5))  # starting takes half a second
             rebuilding.kill()
         elif deed == "zone":
-            accounts = world.chance.sample(ACCOUNTS, world.chance.choice([1, 3]))
-            world.conn.execute(
-                "UPDATE account_settings SET reporting_timezone = %s WHERE account_id = ANY(%s)",
-                (world.chance.choice(ZONES), accounts),
-            )
+            change_zone(world.conn, world.chance)
             world.wait(world.chance.uniform(0, 0.5))
         else:
             world.kill(world.chance.choice(world.consumers))
@@ -86,7 +79,7 @@ def test_rebuilds_and_consumers_are_killed_while_time_zones_change(
 
 def test_days_are_rebuilt_without_end_under_load(world: World, tmp_path: Path) -> None:
     """Raw rows come before their messages and after them, and the same days are rebuilt by two at once."""
-    world.begin()
+    world.begin(unrest=False)
     first, last = world.dates()
     words = ("--all-accounts", "--date", f"{first}..{last}", "--quiet")
     both = [Rebuilding(world, tmp_path / name, *words) for name in ("one", "two")]

@@ -14,6 +14,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
+from local.events import write_raw
 from tests.chaos.conftest import MakeWorld
 from tests.chaos.load import drawn
 from tests.chaos.world import World
@@ -29,7 +30,7 @@ NEVER_HAPPENED = 1_000_000_000
 
 def stop_everything(world: World) -> dict[int, int]:
     """No load, no consumers; the stored offsets, which nobody moves any more."""
-    world.load.rest()
+    world.rest()
     for consumer in list(world.consumers):
         if world.chance.random() < 0.5:
             world.kill(consumer)
@@ -52,13 +53,13 @@ def assert_stops_and_then_goes_on(world: World, said: str) -> None:
     assert said in message
     assert "ON_OFFSET_GAP=reset" in message
     assert world.offsets() == stored
-    world.load.go_on()
+    world.go_on()
     world.start(**STATIC, **RESET)
     world.until_read(200)
-    world.load.rest()
+    world.rest()
     world.until_everything_is_read()
     world.rebuild_all_days()
-    world.load.go_on()
+    world.go_on()
     world.settle()
 
 
@@ -78,7 +79,7 @@ def test_a_topic_is_made_again_under_a_running_consumer(world: World) -> None:
     world.begin()
     consumer = world.start(**STATIC)
     world.until_read(world.chance.randrange(100, 1_000))
-    world.load.rest()
+    world.rest()
     world.until_everything_is_read()
     world.remember()
     world.forget(consumer)
@@ -132,7 +133,7 @@ def test_stored_offsets_are_put_back_to_an_old_copy(world: World, whole: bool, r
     assert again > 0
     world.read_again += 0 if whole else again
     if not running:
-        world.load.go_on()
+        world.go_on()
         world.start()
     world.until_read(1)
     world.settle()
@@ -160,6 +161,7 @@ def test_producers_commit_and_abort_transactions(world: World, transactional: Pr
         if commits:
             world.load.rest()  # so that it draws no events at the same time
             sample = world.load.draw(events)
+            write_raw(world.conn, sample)
             world.load.go_on()
         else:
             sample = drawn(world.chance, events, NEVER_HAPPENED + number * 1_000)

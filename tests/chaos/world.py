@@ -1,6 +1,6 @@
 """A world to break: a topic and a database under load, a group of consumers, and what must hold in the end.
 
-    world.begin()                    accounts, a first load, and more of it until `settle`
+    world.begin()                    accounts, a first load, and until `settle` more of it, rebuilds, changes of zone
     consumer = world.start()         a member of the group
     ...                              whatever the scenario does to it
     world.settle()                   load and faults end; everything must come right, exactly
@@ -28,6 +28,7 @@ import psycopg
 
 from tests.chaos.load import Load
 from tests.chaos.topic import Position, Topic
+from tests.chaos.unrest import Unrest
 from tests.fixtures.events import (
     assert_exact,
     prepare,
@@ -68,10 +69,11 @@ class World:
         topic: its name; None to make one on that broker.
         partitions: how many the topic has, or gets.
         start_consumer, run_program: of the test.
-        raw_first: whether the application writes every raw row before its message.
+        raw_first: whether the application writes every raw row before its message. If so, accounts' time zones change
+            in the middle of everything: whoever changes one may not write rows of older messages later than it settles.
 
     Attributes:
-        chance, topic, load: as they say.
+        chance, topic, load, unrest: as they say.
         url, bootstrap, group: of the database, the broker and the consumers.
         consumers: those that were started and not ended by the scenario.
         lost: positions of messages that nobody can have read, since the scenario deleted them unread.
@@ -100,6 +102,7 @@ class World:
             self.topic.make(partitions)
         load_chance = random.Random(chance.randrange(2**64))
         self.load = Load(load_chance, self.bootstrap, self.topic.name, partitions, self.url, raw_first=raw_first)
+        self.unrest = Unrest(random.Random(chance.randrange(2**64)), self.url, zones=raw_first)
         self.consumers: list[Consumer] = []
         self.lost: set[Position] = set()
         self.ids_are_whole = True
@@ -112,12 +115,26 @@ class World:
 
     # -- before
 
-    def begin(self) -> None:
-        """Switch the accounts on, as if long ago, send a first load, and go on sending until `settle`."""
+    def begin(self, *, unrest: bool = True) -> None:
+        """Switch the accounts on, as if long ago, send a first load, and go on sending until `settle`; and rebuilding,
+        and changing time zones, unless the scenario leaves it out."""
         first = self.load.draw(FIRST_EVENTS)
         prepare(self.conn, first)
         self.load.send(first)
         self.load.start()
+        if unrest:
+            self.unrest.start()
+
+    def rest(self) -> None:
+        """No load and no unrest until `go_on`; what was sent has arrived, and changes of time zone have settled."""
+        self.load.rest()
+        self.unrest.rest()
+        self._until_settled()
+
+    def go_on(self) -> None:
+        """Load and unrest again."""
+        self.load.go_on()
+        self.unrest.go_on()
 
     @property
     def conn(self) -> Connection:
@@ -129,6 +146,7 @@ class World:
     def close(self) -> None:
         """Stop the load and let go of the database. The consumers are the fixtures' to end."""
         self.load.close()
+        self.unrest.close()
         if self._conn is not None:
             self._conn.close()
 
@@ -217,7 +235,7 @@ class World:
     # -- what happens to the topic
 
     def remember(self) -> dict[Position, bytes | None]:
-        """The topic's messages, which the scenario is about to delete; let the load rest before."""
+        """The topic's messages, which the scenario is about to delete; let everything `rest` before."""
         found = self.topic.messages()
         self._gone |= found
         return found
@@ -227,7 +245,7 @@ class World:
         return stored_offsets(self.conn, self.topic.name)
 
     def until_everything_is_read(self) -> None:
-        """Wait until stored offsets are behind the last message of every partition; let the load rest before."""
+        """Wait until stored offsets are behind the last message of every partition; let everything `rest` before."""
         last: Counter[int] = Counter()
         for _, partition, offset in self.topic.messages():
             last[partition] = max(last[partition], offset + 1)
@@ -258,6 +276,7 @@ class World:
         self.check_alive()
         for consumer in list(self._frozen):
             self.thaw(consumer)
+        self.unrest.end()
         self.load.end()
         if not self.consumers:
             self.start(**variables)
@@ -278,12 +297,15 @@ class World:
 
     def _rebuild_stale_days(self) -> None:
         """2. Also those that had to settle first."""
-        self.until(lambda: self._count("rollup_days WHERE settles_at > now()") == 0, "days that have settled")
+        self._until_settled()
         for _ in range(STALE_ROUNDS):
             code, out, err = self.run("backfill", "--stale")
             if code == 0 and not self._count("rollup_days WHERE stale_since IS NOT NULL"):
                 return
         raise AssertionError(f"days stay stale: backfill ended with {code}\n{out}\n{err}")
+
+    def _until_settled(self) -> None:
+        self.until(lambda: self._count("rollup_days WHERE settles_at > now()") == 0, "days that have settled")
 
     def _assert_exact(self) -> None:
         """3. By the plain model over every event that was drawn, and by the proof in SQL."""
