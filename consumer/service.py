@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from consumer import database
 from consumer.access import refused_by_database
+from consumer.assembly import FIRST_READ, assemble, next_read
 from consumer.assignment import Assignment
 from consumer.errors import OffsetGapError
 from consumer.flood import Excess, before, flood
@@ -28,7 +29,7 @@ from consumer.health import Health
 from consumer.health_server import HealthServer
 from consumer.logs import KAFKA_LOGGER, Event
 from consumer.metrics import Metrics
-from consumer.poll_cycle import Policy, assemble, size_beside_value
+from consumer.poll_cycle import Policy
 from consumer.rollup.batch import Batch
 from consumer.rollup.registry import REGISTRY
 from consumer.rollup.store import Rules
@@ -42,12 +43,6 @@ IDLE_WAIT = 0.5
 
 CONTROL_TIMEOUT_SECONDS = 2
 """Longest statement of the loop's own connection: it reads some rows by key."""
-
-FETCH_BYTES = 32_000_000
-"""What one read may bring, by the size of the messages of the last one. 20,000 messages of the usual size are 8 MB."""
-
-FIRST_READ = 100
-"""Messages of the first read, whose size nobody knows yet."""
 
 COLLECT_AFTER = 500_000
 """Objects that must have piled up before Python looks for cycles: more than a turn of the loop makes and frees."""
@@ -191,7 +186,7 @@ class Service:
             if excesses := self._assignment.flood.look(batch, messages):
                 self._stop_before(excesses, messages)
             self._submit(batch, lagging=len(messages) >= most)
-            most = self._next_read(messages)
+            most = next_read(messages, self._settings.fetch_max_events)
             observe("decode", time.monotonic() - read)
 
     def _assemble(self, messages: Sequence[Message]) -> Batch:
@@ -213,13 +208,6 @@ class Service:
                 message=str(excess),
             )
         raise flood(excesses)
-
-    def _next_read(self, messages: Sequence[Message]) -> int:
-        """How many messages to read next, so that large ones do not fill the memory."""
-        # Values are summed up, since a few large ones make all the difference; keys and headers are asked of some.
-        sample = messages[:: max(1, len(messages) // 100)]
-        size = sum(map(len, messages)) // len(messages) + sum(map(size_beside_value, sample)) // len(sample)
-        return max(1, min(self._settings.fetch_max_events, FETCH_BYTES // max(1, size)))
 
     def _submit(self, batch: Batch, *, lagging: bool) -> None:
         """Hand a batch to the writer. `lagging`: the read was full; if the log goes on, more will come at once."""

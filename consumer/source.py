@@ -10,11 +10,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
-from consumer.access import refused_topic
 from consumer.client import Closer, Watch, make_consumer
-from consumer.errors import FencedError, OffsetGapError, TopicError
+from consumer.read_errors import is_name_taken, needs_somebody
 from consumer.rollup.batch import Partition
 
 LeavingHook = Callable[[Sequence[Partition], bool], None]
@@ -22,9 +21,6 @@ Rebalanced = Callable[[str, Sequence[Partition]], None]
 
 JOIN_AGAIN_SECONDS = 2.0
 """Between two attempts to join while the group still has a dead member with our `group.instance.id`."""
-# The client tells of a fatal error once, under a code of its own; what it was is only in the text.
-_STILL_USED = KafkaError(KafkaError.UNRELEASED_INSTANCE_ID).str()
-_FENCED = KafkaError(KafkaError.FENCED_INSTANCE_ID).str()
 
 
 class Source:
@@ -224,32 +220,15 @@ class Source:
             error = message.error()
             if error is None:
                 continue
-            name = f"{message.topic()}[{message.partition()}]"
-            if error.code() == KafkaError._FATAL:
-                self._client_ended(error)
-                continue
-            if error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:
-                raise OffsetGapError(
-                    f"{name}: {error.str()}. Events between the stored offset and the log's start are gone from the "
-                    "topic: set ON_OFFSET_GAP=reset to go on from the log's start, then rebuild the days they lie on"
-                )
-            if refusal := refused_topic(f"topic {message.topic()!r}", error):
-                raise refusal
-            if error.code() in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:
-                raise TopicError(f"{message.topic()}: {error.str()}. Create the topic, or name another in KAFKA_TOPICS")
-            self._logger.warning("%s: %s", name, error.str())
+            if is_name_taken(error):
+                self._wait_for_name()
+            elif problem := needs_somebody(error, message.topic(), message.partition()):
+                raise problem
+            else:
+                self._logger.warning("%s[%s]: %s", message.topic(), message.partition(), error.str())
         return [m for m in messages if m.error() is None]
 
-    def _client_ended(self, error: KafkaError) -> None:
-        """The client will never read again. That passes if all it needs is a place in the group which a dead member
-        with our `group.instance.id` still has, until its session times out (`group.protocol=consumer`)."""
-        if _FENCED in error.str():
-            raise FencedError(
-                "another process has joined the group with this one's KAFKA_GROUP_INSTANCE_ID, and has its partitions: "
-                "give each process another one. If that one is this one's successor, nothing needs to be done"
-            )
-        if _STILL_USED not in error.str():
-            raise KafkaException(error)
+    def _wait_for_name(self) -> None:
         self._logger.warning(
             "the group still has a member with this KAFKA_GROUP_INSTANCE_ID, alive or dead: joining again every %.0f s",
             JOIN_AGAIN_SECONDS,

@@ -15,7 +15,7 @@ from confluent_kafka import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from consumer.poll_cycle import assemble
+from consumer.assembly import assemble
 from consumer.rollup.batch import Batch, Partition
 from consumer.rollup.registry import REGISTRY
 from tests.fixtures.rollup import NOON, TOPIC, TOPIC_ID, Rollup, make_event, message_value

@@ -8,9 +8,9 @@ from confluent_kafka import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.assembly import assemble
 from consumer.flood import FloodWatch, Limits, Recent, before, flood
 from consumer.handlers import handler_for
-from consumer.poll_cycle import assemble
 from consumer.rollup.batch import Batch, Partition
 from consumer.rollup.registry import REGISTRY
 from tests.fixtures.rollup import NOON, make_event, message_value

@@ -1,0 +1,36 @@
+"""Errors that the Kafka client hands out instead of messages: which end the process, which pass by themselves."""
+
+from confluent_kafka import KafkaError, KafkaException
+
+from consumer.access import refused_topic
+from consumer.errors import FencedError, OffsetGapError, TopicError
+
+# The client tells of a fatal error once, under a code of its own; what it was is only in the text.
+_STILL_USED = KafkaError(KafkaError.UNRELEASED_INSTANCE_ID).str()
+_FENCED = KafkaError(KafkaError.FENCED_INSTANCE_ID).str()
+
+
+def is_name_taken(error: KafkaError) -> bool:
+    """Whether the client will never read again because the group did not let it in: a member, alive or dead, has our
+    `group.instance.id` until its session ends (`group.protocol=consumer`). A new client may join then."""
+    return error.code() == KafkaError._FATAL and _STILL_USED in error.str()
+
+
+def needs_somebody(error: KafkaError, topic: str | None, partition: int | None) -> Exception | None:
+    """What to raise for an error of the client's or of a partition; None if it passes by itself."""
+    code, name = error.code(), f"{topic}[{partition}]"
+    if code == KafkaError._FATAL:
+        if _FENCED not in error.str():
+            return KafkaException(error)
+        return FencedError(
+            "another process has joined the group with this one's KAFKA_GROUP_INSTANCE_ID, and has its partitions: "
+            "give each process another one. If that one is this one's successor, nothing needs to be done"
+        )
+    if code in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:
+        return OffsetGapError(
+            f"{name}: {error.str()}. Events between the stored offset and the log's start are gone from the "
+            "topic: set ON_OFFSET_GAP=reset to go on from the log's start, then rebuild the days they lie on"
+        )
+    if code in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:
+        return TopicError(f"{topic}: {error.str()}. Create the topic, or name another in KAFKA_TOPICS")
+    return refused_topic(f"topic {topic!r}", error)
