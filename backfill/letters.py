@@ -13,6 +13,7 @@ from typing import Any
 
 from backfill.snapshot import Connection
 from consumer.handlers import Handler
+from consumer.handlers.json_text import first_of_each_key
 from consumer.handlers.timestamps import TimestampError, parse_timestamp
 from consumer.rollup.days import instant
 from consumer.rollup.statements import load_statements
@@ -94,14 +95,10 @@ def unreadable(conn: Connection, account_id: int | None, number: int) -> Unreada
 def read_members(value: bytes) -> dict[str, Any] | None:
     """The members of an object; of a key given twice the first, as the strict decoder has it. None if it is none."""
     try:
-        found = json.loads(value.decode(errors="replace"), object_pairs_hook=_first_values, parse_int=_digits)
+        found = json.loads(value.decode(errors="replace"), object_pairs_hook=first_of_each_key, parse_int=_digits)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def _first_values(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    return dict(reversed(pairs))
 
 
 def _digits(text: str) -> int | str:

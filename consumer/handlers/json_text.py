@@ -38,7 +38,7 @@ def _has_repeats(members: list[tuple[str, Any]]) -> bool:
 def first_values(text: str) -> dict[str, str]:
     """The keys of the object `text`, of good syntax, and the JSON text of the first value of each. Arrays and objects
     are empty there: no field may be one."""
-    values = json.loads(text, object_pairs_hook=_firsts, parse_int=_Number, parse_float=_Number)
+    values = json.loads(text, object_pairs_hook=first_of_each_key, parse_int=_Number, parse_float=_Number)
     return {key: _token(value) for key, value in values.items()}
 
 
@@ -48,7 +48,8 @@ class _Number(str):
     __slots__ = ()
 
 
-def _firsts(members: list[tuple[str, Any]]) -> dict[str, Any]:
+def first_of_each_key(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An `object_pairs_hook` by which the first value of a key counts; the json module's own is the last one."""
     return dict(reversed(members))
 
 
