@@ -27,17 +27,10 @@ from typing import Any
 import psycopg
 
 from tests.chaos.load import Load
+from tests.chaos.reckoning import hold_to_account
 from tests.chaos.topic import Position, Topic
 from tests.chaos.unrest import Unrest
-from tests.fixtures.events import (
-    assert_exact,
-    prepare,
-    read_messages,
-    rollup_of_model,
-    rollup_of_table,
-    stored_offsets,
-    total,
-)
+from tests.fixtures.events import prepare, read_messages, stored_offsets
 from tests.fixtures.processes import Consumer, RunProgram, StartConsumer, wait_for
 
 Connection = psycopg.Connection[Any]
@@ -56,8 +49,6 @@ SESSIONS = """
     FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
 """What a wait that fails tells about the database."""
-STALE_ROUNDS = 3
-"""How often `--stale` may be run: a change of time zone that settles meanwhile needs a second round."""
 
 
 class World:
@@ -76,6 +67,7 @@ class World:
         chance, topic, load, unrest: as they say.
         url, bootstrap, group: of the database, the broker and the consumers.
         consumers: those that were started and not ended by the scenario.
+        gone: messages that the scenario has deleted.
         lost: positions of messages that nobody can have read, since the scenario deleted them unread.
         ids_are_whole: whether every id that a consumer counted is still marked, and in the balance.
         read_again: how many messages the scenario made consumers read, and account for, once more.
@@ -108,7 +100,7 @@ class World:
         self.ids_are_whole = True
         self.read_again = 0
         self._frozen: list[Consumer] = []
-        self._gone: dict[Position, bytes | None] = {}
+        self.gone: dict[Position, bytes | None] = {}
         self._start_consumer = start_consumer
         self._run_program = run_program
         self._conn: Connection | None = None
@@ -129,7 +121,7 @@ class World:
         """No load and no unrest until `go_on`; what was sent has arrived, and changes of time zone have settled."""
         self.load.rest()
         self.unrest.rest()
-        self._until_settled()
+        self.until_settled()
 
     def go_on(self) -> None:
         """Load and unrest again."""
@@ -218,6 +210,10 @@ class World:
             return f"the sessions of the database cannot be had: {error}"
         return "\n".join(["sessions of the database:", *(str(row[0]) for row in found)])
 
+    def until_settled(self) -> None:
+        """Wait until no day is settling any more."""
+        self.until(lambda: self.count("rollup_days WHERE settles_at > now()") == 0, "days that have settled")
+
     def until_read(self, messages: int) -> None:
         """Wait until so many more messages have an outcome."""
         enough = self.read() + messages
@@ -226,6 +222,11 @@ class World:
     def read(self) -> int:
         """How many messages have an outcome."""
         return read_messages(self.conn)
+
+    def count(self, what: str) -> int:
+        """How many rows: `what` is a table, with a condition if need be."""
+        row = self.conn.execute(f"SELECT count(*) FROM {what}").fetchone()
+        return int(row[0]) if row else 0
 
     def check_alive(self) -> None:
         """Raises AssertionError if a consumer has ended that nobody ended."""
@@ -237,7 +238,7 @@ class World:
     def remember(self) -> dict[Position, bytes | None]:
         """The topic's messages, which the scenario is about to delete; let everything `rest` before."""
         found = self.topic.messages()
-        self._gone |= found
+        self.gone |= found
         return found
 
     def offsets(self) -> dict[int, int]:
@@ -280,66 +281,6 @@ class World:
         self.load.end()
         if not self.consumers:
             self.start(**variables)
-        self._assert_offsets()
-        self._rebuild_stale_days()
-        self._assert_exact()
-        self._assert_accounted_for()
-        self._assert_verified()
+        hold_to_account(self)
         for consumer in list(self.consumers):
             self.terminate(consumer)
-
-    def _assert_offsets(self) -> None:
-        """1. Stored offsets are behind the last message of every partition; not beyond the log's end."""
-        self.until_everything_is_read()
-        stored = self.offsets()
-        ends = {partition: end for partition, (_, end) in self.topic.ranges().items()}
-        assert {p: o for p, o in stored.items() if o > ends[p]} == {}, f"offsets beyond the log's ends {ends}"
-
-    def _rebuild_stale_days(self) -> None:
-        """2. Also those that had to settle first."""
-        self._until_settled()
-        for _ in range(STALE_ROUNDS):
-            code, out, err = self.run("backfill", "--stale")
-            if code == 0 and not self._count("rollup_days WHERE stale_since IS NOT NULL"):
-                return
-        raise AssertionError(f"days stay stale: backfill ended with {code}\n{out}\n{err}")
-
-    def _until_settled(self) -> None:
-        self.until(lambda: self._count("rollup_days WHERE settles_at > now()") == 0, "days that have settled")
-
-    def _assert_exact(self) -> None:
-        """3. By the plain model over every event that was drawn, and by the proof in SQL."""
-        drawn = sum(map(len, self.load.portions))
-        assert self._count("reporting_events") == drawn
-        expected, found = rollup_of_model(self.conn), rollup_of_table(self.conn)
-        wrong = {key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)}
-        assert not wrong, "\n".join(f"{k}: {found.get(k)}, must be {expected.get(k)}" for k in sorted(wrong)[:10])
-        assert_exact(self.conn)
-
-    def _assert_accounted_for(self) -> None:
-        """4. Of the messages that stand in the topic, and of those that stood there once."""
-        messages = {p: value for p, value in (self._gone | self.topic.messages()).items() if p not in self.lost}
-        became = total(self.conn)
-        assert became.messages == len(messages) + self.read_again
-        if self.ids_are_whole:  # ids, offsets and balance are of one transaction
-            marked = self.conn.execute("SELECT sum(bit_count(bits))::int FROM counted_events WHERE shard <> 0")
-            assert marked.fetchone() == (became.counted,)
-        bad = {position for position, value in messages.items() if value in self.load.bad}
-        letters = Counter(
-            Position(*row)
-            for row in self.conn.execute(
-                'SELECT topic_id, partition, "offset" FROM dead_letters WHERE topic = %s', (self.topic.name,)
-            )
-        )
-        assert set(letters) == bad
-        assert set(letters.values()) <= {1}
-
-    def _assert_verified(self) -> None:
-        """5. By the command that operators trust."""
-        first, last = self.dates()
-        code, out, err = self.run("backfill", "verify", "--all-accounts", "--date", f"{first}..{last}", "--quiet")
-        assert (code, err) == (0, ""), out
-
-    def _count(self, what: str) -> int:
-        row = self.conn.execute(f"SELECT count(*) FROM {what}").fetchone()
-        return int(row[0]) if row else 0
