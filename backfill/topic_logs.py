@@ -7,16 +7,17 @@ itself is looked at: when it was written.
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
 
-from confluent_kafka import Consumer, IsolationLevel, TopicCollection, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from consumer.rollup.batch import Partition
 from consumer.rollup.days import instant_if_any
-from consumer.topics import ask_offsets, connection_properties
+from consumer.topics import ask_offsets, connection_properties, offset_in
 
 Properties = Mapping[str, str | int]
 
@@ -73,7 +74,11 @@ def _offsets(
         return {}
     left = max(0.1, deadline - monotonic())
     answers = ask_offsets(admin, partitions, spec, left, IsolationLevel.READ_COMMITTED)
-    return {p: answer.result().offset for p, answer in answers.items() if answer.exception(timeout=left) is None}
+    found = {}
+    for partition, answer in answers.items():
+        with suppress(KafkaException):
+            found[partition] = offset_in(answer)
+    return found
 
 
 def first_unread(properties: Properties, offsets: Mapping[Partition, int], timeout: float) -> dict[Partition, datetime]:

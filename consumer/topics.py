@@ -67,7 +67,7 @@ class Topics:
         `timeout` seconds. Raises KafkaException: there is none."""
         lows = ask_offsets(self._admin, partitions, OffsetSpec.earliest(), timeout)  # type: ignore[no-untyped-call]
         highs = ask_offsets(self._admin, partitions, OffsetSpec.latest(), timeout)  # type: ignore[no-untyped-call]
-        return {p: (lows[p].result().offset, highs[p].result().offset) for p in sorted(partitions)}
+        return {p: (offset_in(lows[p]), offset_in(highs[p])) for p in sorted(partitions)}
 
     def changed(self, known: Mapping[str, str]) -> str | None:
         """The name of a topic that does not have its known id any more; None if there is none, or no answer yet.
@@ -130,11 +130,23 @@ def ask_offsets(
     timeout: float,
     isolation: IsolationLevel = IsolationLevel.READ_UNCOMMITTED,
 ) -> dict[Partition, Future[Any]]:
-    """Ask for one offset of each partition, at least one. The answers, each with `offset`, are there within `timeout`
+    """Ask for one offset of each partition, at least one. The answers, for `offset_in`, are there within `timeout`
     seconds."""
     wanted = {TopicPartition(*p): spec for p in partitions}
     asked = admin.list_offsets(wanted, isolation_level=isolation, request_timeout=timeout)
     return {Partition(at.topic, at.partition): answer for at, answer in asked.items()}
+
+
+def offset_in(answer: Future[Any]) -> int:
+    """The offset in an answer to `ask_offsets`; waits for it. Raises KafkaException: there is none.
+
+    The client says of a question that was lost on the way to a partition's leader that it went well, and that the
+    offset is -1001 (librdkafka up to 2.16): taken for an offset, it would be a log that lost all its messages.
+    """
+    offset = int(answer.result().offset)
+    if offset < 0:
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT, "no answer: the connection to the leader was lost"))
+    return offset
 
 
 def _no_answer(answer: Future[Any]) -> str | None:
