@@ -1,5 +1,6 @@
 """Connections to PostgreSQL, and what its errors mean: which pass by themselves, and how long to wait for that."""
 
+import os
 import time
 from dataclasses import dataclass
 from typing import TypeVar
@@ -23,7 +24,8 @@ CONNECT_SECONDS = 10
 
 # Classes and codes that go away without a change of ours: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _TRANSIENT_CLASSES = ("08", "40", "53", "57", "58")
-_TRANSIENT_CODES = ("55P03", "25006", "25P03")  # lock timeout; read-only: a failover that is not over; we were frozen
+# Lock timeout; read-only: a failover that is not over; we were frozen, or waited longer than a transaction may take.
+_TRANSIENT_CODES = ("55P03", "25006", "25P03", "25P04")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +89,23 @@ def connect(dsn: str, *, statement_timeout: int, application: str) -> PatientCon
         # Commits need not wait for the disk: offsets are lost together with the rows, and Kafka still has the events.
         "synchronous_commit": "off",
         "timezone": "UTC",
-        # What the driver can read, whatever the database or the role prefers.
+        # What the driver can read, whatever the database or the role prefers; and what it writes is to be read so: with
+        # backslashes as escapes, an array of bytes would become other bytes.
         "datestyle": "ISO",
         "intervalstyle": "postgres",
+        "standard_conforming_strings": "on",
+        # Policies that hide rows from us would make totals wrong, and nobody would see it: an error instead.
+        "row_security": "off",
         # Each statement must see what was committed while it waited for a lock.
         "default_transaction_isolation": r"read\ committed",
     }
-    given = conninfo_to_dict(dsn).get("options") or ""
+    given = conninfo_to_dict(dsn).get("options") or os.environ.get("PGOPTIONS", "")
     conn = PatientConnection.connect(
         dsn,
         autocommit=True,
         connect_timeout=min(CONNECT_SECONDS, max(2, statement_timeout)),  # libpq knows nothing shorter than 2
         application_name=application,
+        client_encoding="UTF8",
         keepalives_idle=5,
         keepalives_interval=2,
         keepalives_count=3,

@@ -125,7 +125,7 @@ BEGIN
     GRANT SELECT, INSERT, UPDATE ON rollup_days TO reporting_backfill;
     GRANT SELECT, INSERT, UPDATE, DELETE ON counted_events, reporting_events_rollups TO reporting_backfill;
     GRANT SELECT, INSERT, DELETE ON rollup_members TO reporting_backfill;
-    GRANT SELECT, DELETE ON late_events TO reporting_backfill;
+    GRANT SELECT, INSERT, DELETE ON late_events TO reporting_backfill;
     GRANT SELECT, INSERT, UPDATE (finished_at) ON backfill_runs TO reporting_backfill;
     GRANT INSERT (account_id, reporting_timezone), UPDATE (reporting_timezone) ON account_settings
     TO reporting_backfill;

@@ -5,7 +5,7 @@ its raw row may come long after both days were rebuilt.
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -93,3 +93,18 @@ def drop(conn: psycopg.Connection, events: Sequence[Arrived], day: date) -> None
             "date": day,
         }
         conn.execute(STATEMENTS["remove_late_events"], parameters)
+
+
+def forget(conn: psycopg.Connection, accounts: Collection[int], events: Sequence[Arrived], day: date) -> None:
+    """Forget every late event of a date, also those that raw does not have: they never were. Only those stay that lie
+    elsewhere, and could not be moved there now.
+
+    Args:
+        conn: in a transaction that holds the days' locks.
+        accounts: whose.
+        events: those that raw has.
+        day: the date they are noted on.
+    """
+    elsewhere = [event.event_id for event in events if event.day not in (None, day_number(day))]
+    parameters = {"accounts": list(accounts), "date": day, "elsewhere": elsewhere}
+    conn.execute(STATEMENTS["forget_late_events"], parameters)

@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 import psycopg
 
 from consumer.rollup.bitmap import REBUILD_SHARD, already_counted, claim
 from consumer.rollup.days import day_number, is_known, local_day, validate_timezone
-from consumer.rollup.late_events import Arrived, arrived, drop, move
+from consumer.rollup.late_events import Arrived, arrived, drop, forget, move
 from consumer.rollup.raw_stage import RawStage, RebuildError
 from consumer.rollup.registry import Registry
 from consumer.rollup.statements import STATEMENTS
@@ -242,14 +241,15 @@ class Rebuilder:
 
     def _finish(self, days: list[_Day], day: date, late_events: list[Arrived], *, force: bool) -> set[int]:
         """Drop late events and write the days' state; returns the accounts that still have late events."""
-        where: dict[str, Any] = {"accounts": [d.account_id for d in days], "date": day}
+        rebuilt = {d.account_id for d in days}
+        found = [event for event in late_events if event.account_id in rebuilt]
         if force:
-            self._conn.execute(STATEMENTS["forget_late_events"], where)
+            forget(self._conn, rebuilt, found, day)
         else:
-            rebuilt = {d.account_id for d in days}
-            drop(self._conn, [event for event in late_events if event.account_id in rebuilt], day)
+            drop(self._conn, found, day)
         state = {
-            **where,
+            "accounts": [d.account_id for d in days],
+            "date": day,
             "timezones": [d.timezone for d in days],
             "closed": [d.shut or d.closing for d in days],
             "events": [d.events if d.known or d.settled else None for d in days],

@@ -7,7 +7,7 @@ import psycopg
 from consumer.errors import SchemaError
 from consumer.rollup.days import is_known, tzdata_version
 
-NEEDED = ("0001", "0002", "0003", "0004", "0005")
+NEEDED = ("0001", "0002", "0003", "0004", "0005", "0006")
 """Migrations this program relies on. A migration that code does not need yet (expand) may be there already."""
 
 CODE = 1
@@ -22,8 +22,15 @@ def check_schema(conn: psycopg.Connection) -> str:
     """Return the newest applied migration.
 
     Raises:
-        SchemaError: migrations are missing, or the schema has moved on to one that needs newer code.
+        SchemaError: migrations are missing, or the schema has moved on to one that needs newer code; or the database
+            cannot hold every text.
     """
+    encoding = conn.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise SchemaError(
+            f"the database's encoding is {encoding}: dead letters have texts that it cannot hold. Create one with "
+            "ENCODING 'UTF8' TEMPLATE template0"
+        )
     if conn.execute("SELECT to_regclass('schema_migrations')").fetchone() == (None,):
         raise SchemaError(f"the database has no schema yet: {HOW}")
     applied = {row[0] for row in conn.execute("SELECT version FROM schema_migrations")}

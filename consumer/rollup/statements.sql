@@ -507,8 +507,10 @@ DELETE FROM late_events AS l USING unnest(%(accounts)s::int[], %(ids)s::bigint[]
 WHERE l.account_id = b.account_id AND l.date = %(date)s AND l.event_id = b.event_id;
 
 -- name: forget_late_events
--- The operator took raw as the truth: late events that it does not have never were.
-DELETE FROM late_events WHERE account_id = ANY(%(accounts)s) AND date = %(date)s;
+-- The operator took raw as the truth: late events that it does not have never were. Those that lie on another date wait
+-- for its rebuild.
+DELETE FROM late_events
+WHERE account_id = ANY(%(accounts)s) AND date = %(date)s AND event_id <> ALL(%(elsewhere)s::bigint[]);
 
 -- name: mark_stale
 UPDATE rollup_days SET stale_since = coalesce(stale_since, now()), updated_at = now()

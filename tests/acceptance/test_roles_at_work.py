@@ -129,6 +129,62 @@ def test_a_trigger_of_ones_own_cannot_borrow_the_owners_rights(roles_database: R
             )
 
 
+def test_a_schema_named_like_the_owner_cannot_borrow_the_owners_rights(roles_database: RolesDatabase) -> None:
+    """Which whoever may create schemas can make; `"$user"` comes first in PostgreSQL's own search_path."""
+    reader, owner = roles_database.login("reader"), roles_database.role("owner")
+    with roles_database.connect() as admin:
+        add_letters(admin)
+        admin.execute(f"GRANT CREATE ON DATABASE {roles_database.name} TO {reader}".encode())
+        admin.execute(f"GRANT INSERT ON account_settings TO {reader}".encode())
+    with roles_database.connect("reader") as conn:
+        conn.execute(f"CREATE SCHEMA {owner}".encode())
+        conn.execute(f"GRANT USAGE ON SCHEMA {owner} TO PUBLIC".encode())
+        conn.execute(
+            f"CREATE FUNCTION {owner}.rollup_lock_settings() RETURNS void LANGUAGE plpgsql AS $$ BEGIN"
+            f" EXECUTE 'GRANT SELECT ON public.dead_letters TO {reader}'; END $$".encode()
+        )
+        conn.execute("INSERT INTO account_settings (account_id, reporting_timezone) VALUES (99, 'UTC')")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            conn.execute("SELECT value FROM public.dead_letters")
+
+
+def test_rows_that_a_policy_hides_are_an_error(roles_database: RolesDatabase, run_program: RunProgram) -> None:
+    """Unseen, they would be missing from rebuilt days, and verify would find nothing wrong."""
+    with roles_database.connect() as admin:
+        admin.execute("INSERT INTO account_settings (account_id, reporting_timezone) VALUES (42, 'UTC')")
+        admin.execute("ALTER TABLE reporting_events ENABLE ROW LEVEL SECURITY")
+    day = ("--account", "42", "--date", "2026-02-11")
+    for role, words in (("backfill", day), ("auditor", ("verify", *day))):
+        code, out, err = run_program("backfill", *words, DATABASE_URL=roles_database.url(role))
+        assert code != 0, out
+        assert "row-level security policy for table" in out + err
+
+
+def test_the_backfill_moves_late_events_to_the_day_they_lie_on(
+    roles_database: RolesDatabase, run_program: RunProgram
+) -> None:
+    """Noted on a day in UTC; in the account's present zone the event lies on the next one."""
+    with roles_database.connect() as admin:
+        admin.execute("UPDATE rollup_control SET settle_seconds = 0")
+        admin.execute("INSERT INTO account_settings (account_id, reporting_timezone) VALUES (42, 'Asia/Tokyo')")
+        admin.execute(
+            "INSERT INTO rollup_days (account_id, date, timezone, closed, stale_since, events, registry)"
+            " VALUES (42, '2026-02-11', 'UTC', true, now(), NULL, 'older')"
+        )
+        admin.execute("INSERT INTO late_events (account_id, date, event_id) VALUES (42, '2026-02-11', 7)")
+        admin.execute(
+            "INSERT INTO reporting_events (id, name, value, account_id, created_at, updated_at)"
+            " VALUES (7, 'reply_time', 1, 42, '2026-02-11 20:00', '2026-02-11 20:00')"
+        )
+    for _ in range(2):
+        code, out, err = run_program("backfill", "--stale", DATABASE_URL=roles_database.url("backfill"))
+        assert code == 0, out + err
+    with roles_database.connect() as admin:
+        assert admin.execute("SELECT * FROM late_events").fetchall() == []
+        found = admin.execute("SELECT date::text, count FROM reporting_events_rollups WHERE dimension_type = 'account'")
+        assert found.fetchall() == [("2026-02-12", 1)]
+
+
 def test_the_application_changes_time_zones_with_rights_on_its_own_table_alone(roles_database: RolesDatabase) -> None:
     application = roles_database.login("reader")  # any login; these two rights are all that it gets beside reading
     with roles_database.connect() as admin:

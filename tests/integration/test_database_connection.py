@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from consumer import database
+from consumer.errors import SchemaError
+from consumer.rollup.schema import check_schema
 from tests.chaos.postgres_wire import PostgresWire, through
 from tests.chaos.proxy import Hold, Proxy
 
@@ -77,3 +80,48 @@ def test_sessions_that_can_only_read_are_known(database_url: str) -> None:
         url = make_conninfo(database_url, options=f"-c default_transaction_read_only={option}")
         with database.connect(url, statement_timeout=1, application="tests") as conn:
             assert database.is_read_only(conn) is expected
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["standard_conforming_strings=off", "client_encoding=LATIN1", "bytea_output=escape", "DateStyle='SQL, DMY'"],
+)
+def test_what_is_written_is_what_is_read_whatever_the_database_prefers(database_url: str, setting: str) -> None:
+    written = ([b"\xfe\x01", b"\\x00'"], "日本 \\ '", datetime(2026, 2, 11, 9, 30, tzinfo=UTC))
+    name = conninfo_to_dict(database_url)["dbname"]
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {name} SET {setting}".encode())
+    with database.connect(database_url, statement_timeout=1, application="tests") as conn:
+        assert conn.execute("SELECT %s::bytea[], %s::text, %s::timestamptz", written).fetchone() == written
+
+
+def test_settings_of_the_environment_are_kept(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGOPTIONS", "-c search_path=somewhere")
+    monkeypatch.setenv("PGCLIENTENCODING", "SQL_ASCII")
+    with database.connect(database_url, statement_timeout=1, application="tests") as conn:
+        assert conn.execute("SHOW search_path").fetchone() == ("somewhere",)
+        assert conn.execute("SHOW client_encoding").fetchone() == ("UTF8",)
+
+
+def test_a_transaction_that_took_too_long_is_tried_again(database_url: str) -> None:
+    url = make_conninfo(database_url, options="-c transaction_timeout=200ms")
+    with database.connect(url, statement_timeout=5, application="tests") as conn:
+        with pytest.raises(psycopg.errors.TransactionTimeout) as raised, conn.transaction():
+            conn.execute("SELECT pg_sleep(2)")
+        assert database.is_transient(raised.value)
+
+
+def test_an_encoding_that_cannot_hold_every_text_is_refused(database_url: str) -> None:
+    name = f"{conninfo_to_dict(database_url)['dbname']}_latin1"
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0".encode())
+        try:
+            with (
+                database.connect(
+                    make_conninfo(database_url, dbname=name), statement_timeout=1, application="tests"
+                ) as conn,
+                pytest.raises(SchemaError, match=r"encoding is LATIN1.*ENCODING 'UTF8'"),
+            ):
+                check_schema(conn)
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())

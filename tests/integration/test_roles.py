@@ -45,7 +45,7 @@ EXPECTED: dict[str, dict[str, str]] = {
     "late_events": {
         "consumer": "INSERT",
         "operator": "INSERT",
-        "backfill": "SELECT DELETE",
+        "backfill": "SELECT INSERT DELETE",
         "auditor": "SELECT",
     },
     "reporting_events": {"backfill": "SELECT", "auditor": "SELECT"},

@@ -88,11 +88,12 @@ def test_a_late_event_is_rebuilt_on_the_day_that_it_moved_to(rollup: Rollup, see
     assert (rollup.late(), rollup.days_to_rebuild()) == (set(), [])
 
 
-def test_a_late_event_waits_while_somebody_holds_the_day_that_it_moved_to(rollup: Rollup) -> None:
+@pytest.mark.parametrize("force", [False, True])
+def test_a_late_event_waits_while_somebody_holds_the_day_that_it_moved_to(rollup: Rollup, force: bool) -> None:
     _, there = _late_and_moved(rollup)
     with rollup.holder.transaction():
         rollup.holder.execute("SELECT FROM rollup_days WHERE date = %s FOR UPDATE", (there,))
-        rollup.rebuild(OLD_DAY)
+        rollup.rebuild(OLD_DAY, force=force)
     assert rollup.late() == {(OLD_DAY, 2)}
     state = rollup.day(OLD_DAY)
     assert state is not None
