@@ -55,6 +55,10 @@ class Event(StrEnum):
     PARTITIONS_LOST = "partitions_lost", "Partitions were taken without asking; their batch in flight will conflict."
     BATCH_COMMITTED = "batch_committed", "A transaction is through (debug level): its size, outcome counts and time."
     BATCH_RETRIED = "batch_retried", "A transaction rolled back and is tried again; `sqlstate` says why."
+    BATCH_TOO_LARGE = (
+        "batch_too_large",
+        "Transactions took longer than a statement may: their messages are read again, `limit` at once.",
+    )
     SILENT_SESSIONS_ENDED = (
         "silent_sessions_ended",
         "Sessions of frozen consumers, which kept locks that this one waited for; `pids` of PostgreSQL.",

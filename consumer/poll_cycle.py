@@ -32,6 +32,19 @@ class Gathering:
     events: int = 0
     since: float = 0.0
     lagging: bool = False
+    limit: int = field(init=False)
+    """Messages of one transaction at present; fewer than the policy's while larger ones take too long."""
+
+    def __post_init__(self) -> None:
+        self.limit = self.policy.most_events
+
+    def shrink(self, messages: int) -> None:
+        """A transaction of so many messages took too long: half as many from now on."""
+        self.limit = max(1, messages // 2)
+
+    def grow(self) -> None:
+        """One did not: up to twice as many, until it is the policy's number again."""
+        self.limit = min(self.policy.most_events, 2 * self.limit)
 
     def add(self, batch: Batch, *, lagging: bool, now: float) -> None:
         """Put a batch behind the others. `lagging`: the topic had more at hand than was read. `now`: monotonic."""
@@ -55,10 +68,10 @@ class Gathering:
         return max(0.0, self.since + self.policy.lag_wait - now)
 
     def take(self, now: float) -> Batch:
-        """All that waits up to the policy's size, oldest first, as one batch. At least one batch must wait."""
+        """All that waits up to the limit, oldest first, as one batch. At least one batch must wait."""
         taken: list[Batch] = []
         events = 0
-        while self.waiting and (not taken or events + self.waiting[0].weight <= self.policy.most_events):
+        while self.waiting and (not taken or events + self.waiting[0].weight <= self.limit):
             taken.append(self.waiting.pop(0))
             events += taken[-1].weight
         self.events -= events

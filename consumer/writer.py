@@ -2,7 +2,8 @@
 
 The reader submits and goes on reading; PostgreSQL works on one batch while the next gathers. What passes by itself (the
 database away, a lock timeout) is waited for here with back-off, batch in hand. What does not is handed to the reader:
-`conflicted` (stored offsets moved: read them again and `resume`) and `failure` (an error that ends the process).
+`conflicted` (stored offsets moved, or a batch was too large: start from the stored offsets again and `resume`) and
+`failure` (an error that ends the process).
 """
 
 import threading
@@ -24,6 +25,10 @@ from consumer.rollup.batch import Batch, Partition
 from consumer.rollup.store import Rules, Written, account_zones, prepare, write
 
 log = structlog.get_logger()
+
+HALVE_AFTER = 3
+"""Attempts that took longer than a statement may, until a batch is given up for smaller ones. The first ones may have
+waited for somebody's lock."""
 
 
 class Writer:
@@ -61,7 +66,7 @@ class Writer:
         self.committed: dict[Partition, int] = {}
         """The next offset of every partition this thread has committed. Replaced as a whole, never changed."""
         self.conflicted = False
-        """Stored offsets moved; nothing is written until `resume`."""
+        """Stored offsets moved, or a batch is to be read again in parts; nothing is written until `resume`."""
         self.failure: BaseException | None = None
         """The error that ended the thread."""
         self.database_away = False
@@ -83,6 +88,11 @@ class Writer:
         with self._changed:
             self._changed.wait_for(lambda: not self._gathering.full or self._needs_reader(), seconds)
             return not self._gathering.full and not self._needs_reader()
+
+    @property
+    def limit(self) -> int:
+        """How many messages to read at once at most, as things are: a transaction is at least one read."""
+        return self._gathering.limit
 
     def flush(self, seconds: float) -> bool:
         """Wait until all that was submitted is committed; False if that took longer or failed."""
@@ -164,7 +174,7 @@ class Writer:
 
     def _commit(self, batch: Batch, round_: int) -> None:
         """Write a batch, however often that takes, unless the reader abandons it."""
-        backoff, failures = Backoff(), 0
+        backoff, failures, timeouts = Backoff(), 0, 0
         while True:
             began = time.monotonic()
             try:
@@ -187,6 +197,10 @@ class Writer:
                     raise
                 failures += 1
                 self._failed(error, failures)
+                timeouts += isinstance(error, psycopg.errors.QueryCanceled)
+                if timeouts == HALVE_AFTER and batch.messages > 1:
+                    self._halve(batch)
+                    return
             else:
                 self._succeeded(batch, written, time.monotonic() - began)
                 return
@@ -196,6 +210,15 @@ class Writer:
                 self._metrics.observe_stage("retry", time.monotonic() - wait)
                 if round_ != self._round:
                     return
+
+    def _halve(self, batch: Batch) -> None:
+        """Have the reader read it again, in parts."""
+        with self._changed:
+            self._gathering.shrink(batch.messages)
+            self._gathering.clear()
+            self.conflicted = True
+            self._changed.notify_all()
+        log.warning(Event.BATCH_TOO_LARGE, messages=batch.messages, limit=self._gathering.limit)
 
     def _connected(self) -> tuple[psycopg.Connection, AccountZones]:
         if self._conn is None or self._conn.closed:
@@ -247,5 +270,6 @@ class Writer:
 
     def _succeeded(self, batch: Batch, written: Written, seconds: float) -> None:
         with self._changed:
+            self._gathering.grow()
             self.committed = {**self.committed, **{span.source: span.next for span in batch.spans}}
         report_commit(self._metrics, batch, written, seconds)
