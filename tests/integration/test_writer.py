@@ -35,7 +35,7 @@ class Writing:
         sample = load(2_000)
         rollup.now = datetime.now(UTC)  # the writer's own present is the real one, and so is the trigger's
         prepare(conn, sample)
-        self.url, self.conn, self.rollup, self.statement_timeout = url, conn, rollup, 60
+        self.url, self.conn, self.rollup = url, conn, rollup
         self.values = [value for _, value in sample.messages()]
         self.health = Health(time.monotonic())
         self.registry = CollectorRegistry()
@@ -44,7 +44,7 @@ class Writing:
         self.writer = Writer(self._connect, rollup.rules, policy, Metrics(self.registry), self.health)
 
     def _connect(self) -> psycopg.Connection:
-        return database.connect(self.url, statement_timeout=self.statement_timeout, application=NAME)
+        return database.connect(self.url, statement_timeout=60, application=NAME)
 
     def chunk(self) -> Batch:
         """The next messages."""
@@ -243,15 +243,17 @@ def test_a_database_that_is_away_shows_in_health_until_it_is_back(writing: Writi
     assert writing.health.state.database_error is None
 
 
-SLOW = """
-CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.003); RETURN NEW; END $$;
-CREATE TRIGGER slow BEFORE INSERT OR UPDATE ON reporting_events_rollups FOR EACH ROW EXECUTE FUNCTION slow();
+TOO_SLOW = """
+CREATE FUNCTION too_slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF NEW.messages > OLD.messages + 150 THEN RAISE 'as if it took too long' USING ERRCODE = 'query_canceled'; END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER too_slow BEFORE UPDATE ON consumer_offsets FOR EACH ROW EXECUTE FUNCTION too_slow();
 """
 
 
 def test_a_batch_that_takes_longer_than_a_statement_may_is_read_again_in_parts(writing: Writing) -> None:
-    writing.statement_timeout = 1
-    writing.conn.execute(SLOW.encode())
+    writing.conn.execute(TOO_SLOW.encode())
     writing.submit(3, lagging=True)
     wait_for(lambda: writing.writer.conflicted, "a batch that is given up")
     assert writing.stored() == 0
@@ -261,7 +263,7 @@ def test_a_batch_that_takes_longer_than_a_statement_may_is_read_again_in_parts(w
     assert writing.writer.flush(SECONDS)
     assert writing.stored() == 2 * CHUNK
     assert writing.writer.limit == MOST
-    writing.conn.execute("DROP TRIGGER slow ON reporting_events_rollups")
+    writing.conn.execute("DROP TRIGGER too_slow ON consumer_offsets")
     writing.finish()
 
 
