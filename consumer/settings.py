@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from consumer import kafka_properties
+from consumer.connection_uri import HOW, misread
 from consumer.environment import EnvironmentSettings, setting
 from consumer.flood import Limits
 from consumer.handlers import HANDLER_NAMES
@@ -30,6 +31,8 @@ class TopicHandler(NamedTuple):
 
 
 def _database_url(value: str) -> str:
+    if misread(value):
+        raise ValueError(f"its parts do not fit: {HOW}")
     try:
         parts = conninfo_to_dict(value)
     except psycopg.ProgrammingError as error:

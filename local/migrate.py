@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from consumer.connection_uri import HOW, misread
 from consumer.errors import ConfigurationError
 from consumer.kafka_properties import read_secret_file
 from local.processes import LocalError
@@ -71,6 +72,8 @@ def _binary() -> str:
 
 def _for_dbmate(url: str) -> str:
     """The URL with `sslmode=disable` for this very machine: dbmate's driver would insist on TLS by default."""
+    if misread(url):
+        raise LocalError(f"the parts of DATABASE_URL do not fit: {HOW}")
     parts = urlsplit(url)
     if parts.scheme not in ("postgres", "postgresql"):
         raise LocalError("DATABASE_URL must be a URL for migrations, like postgresql://user:password@host:5432/name")

@@ -134,7 +134,16 @@ def test_each_wrong_variable_has_its_line() -> None:
     assert sorted(line.split()[0] for line in lines) == ["KAFKA_ISOLATION_LEVEL", "METRICS_PORT", "OPEN_DAYS"]
 
 
-@pytest.mark.parametrize("url", ["", "mysql://app:hunter2@db/reports", "app:hunter2@db", "password=hunter2 nonsense"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "mysql://app:hunter2@db/reports",
+        "app:hunter2@db",
+        "password=hunter2 nonsense",
+        "postgresql://app:hunter2@db/reports\nhunter2",
+    ],
+)
 def test_a_wrong_database_url_is_refused_without_showing_it(url: str) -> None:
     message = error_of({"DATABASE_URL": url})
     assert message.startswith("DATABASE_URL is wrong: ")
