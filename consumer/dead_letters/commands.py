@@ -2,13 +2,13 @@
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Annotated, BinaryIO
 
 from cyclopts import App, Parameter
 
 from consumer.dead_letters import decisions, exporting, letters, shown
 from consumer.dead_letters.options import ANYWHERE, Ids, Json, Where, WhichState
+from consumer.dead_letters.output import open_output
 from consumer.dead_letters.selection import State
 from consumer.dead_letters.session import Session
 from consumer.errors import WrongUse
@@ -81,14 +81,12 @@ def export(
     where: Where = ANYWHERE,
     state: WhichState = State.WAITING,
     output: Annotated[
-        Path | None, Parameter(help="A file, replaced when all is written; standard output without it.")
+        str | None, Parameter(help="A file, replaced when all is written; standard output without it.")
     ] = None,
 ) -> int:
     """Write letters with their contents, one JSON object a line, the oldest first; bytes that are no text in base64."""
     filters = where.filters(ids, state)
-    target: AbstractContextManager[BinaryIO] = (
-        nullcontext(sys.stdout.buffer) if output is None else exporting.whole_file(output)
-    )
+    target: AbstractContextManager[BinaryIO] = nullcontext(sys.stdout.buffer) if output is None else open_output(output)
     with Session(DatabaseSettings.load()) as session, target as out:
         written = exporting.export(session, filters, out)
     sys.stderr.write(f"{written} letters exported{'' if output is None else f' to {output}'}\n")

@@ -1,12 +1,7 @@
 """Letters as JSON lines that lose nothing: text where bytes are UTF-8, base64 where they are not."""
 
 import base64
-import contextlib
-import os
-import secrets
-from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
@@ -14,7 +9,6 @@ import orjson
 from consumer.dead_letters.letters import Contents, Letter, contents, portions
 from consumer.dead_letters.selection import Filters
 from consumer.dead_letters.session import Session
-from consumer.errors import WrongUse
 
 
 def record(found: Contents) -> dict[str, Any]:
@@ -56,27 +50,3 @@ def export(session: Session, filters: Filters, out: BinaryIO) -> int:
 
 def _read(session: Session, ids: list[int]) -> list[Contents]:
     return session.attempt(lambda conn: contents(conn, ids))
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file that appears at `path` when the block ends well, and not at all when it does not. Only its owner may
-    read it: contents are people's data.
-
-    Raises:
-        WrongUse: it cannot be written there.
-    """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise WrongUse(f"cannot write {path}: {error.strerror}; name another --output") from error
-    try:
-        with os.fdopen(descriptor, "wb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
