@@ -112,6 +112,20 @@ class DeadLetter:
     error_class: str
     reason: str
 
+    @property
+    def size(self) -> int:
+        """About the bytes of memory that it takes up: a producer may fill keys and headers as well as values."""
+        return len(self.key or b"") + len(self.value or b"") + headers_size(self.headers)
+
+
+HEADER_BYTES = 150
+"""About what a header takes up beside its name and value."""
+
+
+def headers_size(headers: Sequence[tuple[str, bytes | None]]) -> int:
+    """About the bytes of memory that a message's headers take up, names and values."""
+    return sum(HEADER_BYTES + len(name.encode()) + len(value or b"") for name, value in headers)
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -173,8 +187,7 @@ class Batch:
     @property
     def weight(self) -> int:
         """Its share of the memory that may wait for the writer, in messages: dead letters weigh by their size."""
-        dead = sum(len(letter.value or b"") + len(letter.key or b"") for letter in self.dead_letters)
-        return self.messages + dead // EVENT_BYTES
+        return self.messages + sum(letter.size for letter in self.dead_letters) // EVENT_BYTES
 
 
 def merge(batches: Sequence[Batch]) -> Batch:
