@@ -58,18 +58,18 @@ def show(
     """
     if not ids:
         raise WrongUse("name the letters to show by their ids: `dead-letters list` shows them")
-    chosen = ANYWHERE.filters(ids).ids or ()
+    filters = ANYWHERE.filters(ids)
     settings = Settings.load()
     handlers = decisions.handlers(settings)
+    missing = set(ids)
     with Session(settings) as session:
-        found = session.attempt(lambda conn: letters.contents(conn, chosen))
-    for number, each in enumerate(found):
-        if json:
-            print_json(exporting.record(each))
-            continue
-        sys.stdout.write("\n" if number else "")
-        shown.print_letter(each, shown.today(each, handlers.get(each.letter.topic)), full=full)
-    missing = set(chosen) - {each.letter.id for each in found}
+        for number, found in enumerate(session.contents(filters)):
+            missing.discard(found.letter.id)
+            if json:
+                print_json(exporting.record(found))
+                continue
+            sys.stdout.write("\n" if number else "")
+            shown.print_letter(found, shown.today(found, handlers.get(found.letter.topic)), full=full)
     for letter in sorted(missing):
         sys.stderr.write(f"there is no dead letter {letter}\n")
     return 1 if missing else 0

@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from consumer.dead_letters.letters import Contents, Letter, contents, portions
+from consumer.dead_letters.letters import Contents, Letter
 from consumer.dead_letters.selection import Filters
 from consumer.dead_letters.session import Session
 
@@ -40,13 +40,7 @@ def coded(name: str, value: bytes | None) -> dict[str, str | None]:
 def export(session: Session, filters: Filters, out: BinaryIO) -> int:
     """Write the letters asked for, one object a line, by rising id, and return how many it were."""
     written = 0
-    for picked in session.pages(filters):
-        for portion in portions([letter._replace(group_id="", topic="") for letter in picked]):  # not by topic
-            for found in _read(session, [letter.id for letter in portion]):
-                out.write(orjson.dumps(record(found)) + b"\n")
-                written += 1
+    for found in session.contents(filters):
+        out.write(orjson.dumps(record(found)) + b"\n")
+        written += 1
     return written
-
-
-def _read(session: Session, ids: list[int]) -> list[Contents]:
-    return session.attempt(lambda conn: contents(conn, ids))

@@ -73,7 +73,7 @@ class Cause(NamedTuple):
 
 
 class Picked(NamedTuple):
-    """A letter that a command will look at."""
+    """A letter that a command will look at; all its contents take up about `size` bytes of memory, or fewer."""
 
     id: int
     group_id: str
@@ -81,6 +81,7 @@ class Picked(NamedTuple):
     partition: int
     offset: int
     value_bytes: int
+    size: int
 
 
 def newest(conn: psycopg.Connection, filters: Filters, most: int) -> list[Letter]:
@@ -101,24 +102,34 @@ def newest_id(conn: psycopg.Connection) -> int:
 
 def page(conn: psycopg.Connection, filters: Filters, after: int, last: int) -> list[Picked]:
     """The next letters with ids in (after, last], by rising id; none at the end."""
-    asked = {**filters.parameters(), "after": after, "last": last, "most": PAGE}
+    asked = {**filters.parameters(), "after": after, "last": last, "most": PAGE, "portion": PORTION_BYTES}
     return [Picked(*row) for row in conn.execute(_STATEMENT["pick"], asked)]
 
 
-def portions(picked: Sequence[Picked]) -> Iterator[list[Picked]]:
-    """Letters of one group and topic each, in order, of contents that are held in memory together."""
+def portions_to_replay(picked: Sequence[Picked]) -> Iterator[list[Picked]]:
+    """Letters of one group and topic each, in order, whose values are held in memory together."""
     together: dict[tuple[str, str], list[Picked]] = {}
     for letter in picked:
         together.setdefault((letter.group_id, letter.topic), []).append(letter)
     for letters in together.values():
-        portion: list[Picked] = []
-        size = 0
-        for letter in letters:
-            if portion and size + letter.value_bytes > PORTION_BYTES:
-                yield portion
-                portion, size = [], 0
-            portion.append(letter)
-            size += letter.value_bytes
+        yield from _portions(letters, [letter.value_bytes for letter in letters])
+
+
+def portions_to_read(picked: Sequence[Picked]) -> Iterator[list[Picked]]:
+    """Letters in order, whose contents are held in memory together."""
+    return _portions(picked, [letter.size for letter in picked])
+
+
+def _portions(letters: Sequence[Picked], sizes: Sequence[int]) -> Iterator[list[Picked]]:
+    portion: list[Picked] = []
+    taken = 0
+    for letter, size in zip(letters, sizes, strict=True):
+        if portion and taken + size > PORTION_BYTES:
+            yield portion
+            portion, taken = [], 0
+        portion.append(letter)
+        taken += size
+    if portion:
         yield portion
 
 

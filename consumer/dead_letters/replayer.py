@@ -7,7 +7,7 @@ from dataclasses import replace
 import psycopg
 
 from consumer.database import is_usable
-from consumer.dead_letters.letters import Picked, portions
+from consumer.dead_letters.letters import Picked, portions_to_replay
 from consumer.dead_letters.replay import DONE, Outcome, Replayed, replay
 from consumer.dead_letters.selection import Filters
 from consumer.dead_letters.session import LockedOut, Session
@@ -58,7 +58,7 @@ class Replayer:
         seen: set[int] = set()
         for picked in self._session.pages(filters):
             seen.update(letter.id for letter in picked)
-            for portion in portions(picked):
+            for portion in portions_to_replay(picked):
                 yield from self._portion(portion)
         for letter in filters.ids or ():
             if letter not in seen:

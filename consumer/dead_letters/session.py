@@ -8,7 +8,7 @@ from typing import Self, TypeVar
 import psycopg
 
 from consumer import database
-from consumer.dead_letters.letters import Picked, newest_id, page
+from consumer.dead_letters.letters import Contents, Picked, contents, newest_id, page, portions_to_read
 from consumer.dead_letters.selection import Filters
 from consumer.errors import RollupError
 from consumer.rollup.schema import check_schema
@@ -74,6 +74,16 @@ class Session:
         while picked := self._page(filters, after, last):
             yield picked
             after = picked[-1].id
+
+    def contents(self, filters: Filters) -> Iterator[Contents]:
+        """The letters asked for that are there now with their contents, by rising id. A portion of them is held in
+        memory at once; raises as `attempt`."""
+        for picked in self.pages(filters):
+            for portion in portions_to_read(picked):
+                yield from self._contents([letter.id for letter in portion])
+
+    def _contents(self, ids: list[int]) -> list[Contents]:
+        return self.attempt(lambda conn: contents(conn, ids))
 
     def _page(self, filters: Filters, after: int, last: int) -> list[Picked]:
         return self.attempt(lambda conn: page(conn, filters, after, last))

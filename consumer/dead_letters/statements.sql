@@ -19,8 +19,13 @@
     END
 
 -- name: pick
--- The next letters in the order they came, without their contents.
-SELECT id, group_id, topic, partition, "offset", coalesce(octet_length(value), 0)
+-- The next letters in the order they came, with the size of their values, and about the bytes of memory that all their
+-- contents take up; many small headers take up ten times what they do here. How large headers are that lie here
+-- compressed is known when they have been read, which takes long for large ones: these count as a whole portion.
+SELECT
+    id, group_id, topic, partition, "offset", coalesce(octet_length(value), 0),
+    coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0)
+    + CASE WHEN pg_column_compression(headers) IS NULL THEN 10 * pg_column_size(headers) ELSE %(portion)s::int END
 FROM dead_letters
 WHERE id > %(after)s AND id <= %(last)s AND {which}
 ORDER BY id LIMIT %(most)s;

@@ -1,11 +1,12 @@
 """Words of the command line about dead letters: what they choose, and what they are refused for."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
 from consumer.dead_letters.commands import app
-from consumer.dead_letters.letters import PORTION_BYTES, Picked, portions
+from consumer.dead_letters.letters import PORTION_BYTES, Picked, portions_to_read, portions_to_replay
 from consumer.dead_letters.selection import Filters, State, parse_instant, select, select_to_change
 from consumer.errors import WrongUse
 
@@ -105,14 +106,26 @@ def test_wrong_use_is_refused_before_the_database_is_asked(words: str, said: str
         app(words, exit_on_error=False, print_error=False)
 
 
-def test_portions_are_of_one_topic_and_fit_the_memory() -> None:
-    half = PORTION_BYTES // 2
-    picked = [
-        Picked(1, "g", "a", 0, 1, half),
-        Picked(2, "g", "b", 0, 1, 10),
-        Picked(3, "g", "a", 0, 2, half),
-        Picked(4, "g", "a", 0, 3, 1),
-        Picked(5, "h", "a", 0, 1, 3 * half),
-        Picked(6, "h", "a", 0, 2, 1),
-    ]
-    assert [[letter.id for letter in portion] for portion in portions(picked)] == [[1, 3], [4], [2], [5], [6]]
+HALF = PORTION_BYTES // 2
+PICKED = [
+    Picked(1, "g", "a", 0, 1, value_bytes=HALF, size=HALF),
+    Picked(2, "g", "b", 0, 1, value_bytes=10, size=HALF),
+    Picked(3, "g", "a", 0, 2, value_bytes=HALF, size=3 * HALF),
+    Picked(4, "g", "a", 0, 3, value_bytes=1, size=1),
+    Picked(5, "h", "a", 0, 1, value_bytes=3 * HALF, size=3 * HALF),
+    Picked(6, "h", "a", 0, 2, value_bytes=1, size=HALF),
+    Picked(7, "h", "b", 0, 2, value_bytes=1, size=1),
+]
+
+
+def numbers(portions: Iterable[list[Picked]]) -> list[list[int]]:
+    return [[letter.id for letter in portion] for portion in portions]
+
+
+def test_portions_to_replay_are_of_one_topic_and_their_values_fit_the_memory() -> None:
+    assert numbers(portions_to_replay(PICKED)) == [[1, 3], [4], [2], [5], [6], [7]]
+
+
+def test_portions_to_read_fit_the_memory_with_keys_and_headers() -> None:
+    assert numbers(portions_to_read(PICKED)) == [[1, 2], [3], [4], [5], [6, 7]]
+    assert numbers(portions_to_read([])) == []
