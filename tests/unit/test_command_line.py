@@ -1,0 +1,68 @@
+"""Arguments that are no text: told as what they are, before anything is done with them."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from consumer.command_line import check_text
+from consumer.errors import WrongUse
+from tests.fixtures.processes import ROOT
+
+NO_TEXT = os.fsdecode(b"\xff")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["list", "--topic", NO_TEXT], r"--topic \xff"),
+        (["list", "--topic", "a", "--cause", f"sy{NO_TEXT}ntax", "--json"], r"--cause sy\xffntax"),
+        (["discard", "7", f"--reason=caf\N{LATIN SMALL LETTER E WITH ACUTE}{NO_TEXT}"], "--reason=caf\xe9\\xff"),
+        (["show", "7", NO_TEXT], r"\xff"),
+        ([f"--{NO_TEXT}", "7"], r"--\xff"),
+        (
+            ["list", "--topic", f"\x1b[2J{NO_TEXT}\n"],
+            "--topic \N{REPLACEMENT CHARACTER}[2J\\xff\N{REPLACEMENT CHARACTER}",
+        ),
+        (["export", "--output", NO_TEXT, "--topic", NO_TEXT], r"--topic \xff"),
+    ],
+)
+def test_an_argument_that_is_no_text_is_named(words: list[str], told: str) -> None:
+    with pytest.raises(WrongUse) as raised:
+        check_text(words)
+    assert str(raised.value) == f"an argument is not UTF-8: {told}"
+
+
+def test_text_and_names_of_files_are_let_through() -> None:
+    check_text([])
+    check_text(["list", "--topic", "Stra\N{LATIN SMALL LETTER SHARP S}e", "--cause", "\N{PILE OF POO}"])
+    check_text(["export", "--output", NO_TEXT])
+    check_text(["export", f"--output={NO_TEXT}"])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("consumer dead-letters list --topic", "--topic "),
+        ("consumer dead-letters list --cause=a --cause", "--cause "),
+        ("consumer dead-letters discard 7 --yes --reason", "--reason "),
+        ("consumer dead-letters show", ""),
+        ("consumer", ""),
+        ("backfill --all-accounts --date", "--date "),
+        ("backfill explain --account 7 --date 2026-02-11 --metric", "--metric "),
+        ("backfill set-timezone --account 7 --timezone", "--timezone "),
+    ],
+)
+def test_the_programs_say_it_in_one_line(words: str, told: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *words.split(), b"\xff"],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": "postgresql://localhost:9/none", "PYTHONUTF8": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"an argument is not UTF-8: {told}\\xff\n"
