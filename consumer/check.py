@@ -16,6 +16,7 @@ from consumer.access import Refusals, refused_by_database, refused_topic
 from consumer.client import make_consumer
 from consumer.errors import RollupError
 from consumer.handlers import handler_for
+from consumer.rights import missing
 from consumer.rollup.batch import Partition
 from consumer.rollup.days import tzdata_version, zone_names
 from consumer.rollup.offsets import gap, stored_offsets
@@ -154,8 +155,13 @@ def _tables(conn: psycopg.Connection, settings: Settings, logs: Logs) -> Iterato
         yield True, subject, f"migrated up to {check_schema(conn)}"
         subject = "time zones"
         yield True, subject, f"{check_zones(conn)} in use, all known"
+        subject = "rights"
+        lacking = missing(conn)
+        advice = f"missing: {', '.join(lacking)}. docs/security.md says which rights each program needs"
+        yield not lacking, subject, advice if lacking else "all that a batch needs"
         subject = "stored offsets"
-        yield from _offsets(conn, settings, logs)
+        if logs:  # else it was told already that there is no broker, or no topic, to compare with
+            yield from _offsets(conn, settings, logs)
     except RollupError as error:
         yield False, subject, str(error)
     except psycopg.Error as error:

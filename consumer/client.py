@@ -1,5 +1,6 @@
 """The life of a Kafka client: it is made, may lose its brokers for ever, and is closed in a time that is known."""
 
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException
 
 from consumer.errors import ConfigurationError
+from consumer.kafka_properties import variable_of
 
 SILENT_SECONDS, LOOK_SECONDS, MOST_LOOKS = 10.0, 4.0, 5
 """Without a message for so long, look so often whether the client knows a broker; without one so many times in a row,
@@ -19,9 +21,10 @@ def make_consumer(properties: Mapping[str, str | int], logger: Any) -> Consumer:
     try:
         return Consumer(dict(properties), logger=logger)
     except KafkaException as error:
+        said = error.args[0].str().strip()
+        named = re.search(r"[\"`]([a-z0-9]+(?:\.[a-z0-9]+)+)[\"`]", said)
         raise ConfigurationError(
-            f"a KAFKA_ variable is wrong: {error.args[0].str()}; KAFKA_FETCH_WAIT_MAX_MS, for example, sets "
-            "librdkafka's property fetch.wait.max.ms"
+            f"{variable_of(named[1]) if named else 'a KAFKA_ variable'} is wrong: {said}"
         ) from error
 
 

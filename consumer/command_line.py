@@ -1,5 +1,6 @@
 """How the programs' command lines end: with an exit code, and one line for what somebody must act on."""
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,9 @@ OUTPUT = "--output"
 """The option that takes the name of a file, which may be any bytes."""
 
 
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
 def run(app: App) -> int:
     """Run a command line and return its exit code; an error that somebody must act on becomes one line, and whoever
     reads the output may stop reading (`... | head`), which ends the command with 1."""
@@ -24,6 +28,12 @@ def run(app: App) -> int:
         return code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at its end
+        return 1
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.stderr.write(f"cannot write all of the output: {error.strerror}\n")
         return 1
     except RollupError as error:
         sys.stderr.write(f"{error}\n")

@@ -6,6 +6,7 @@ to whoever reaches the port: it shows no payloads and no secrets, and slow clien
 """
 
 import contextlib
+import errno
 import json
 import socket
 import sys
@@ -89,9 +90,11 @@ class HealthServer:
         try:
             self._server = _Server(address, port, pages, client_seconds)
         except OSError as error:
+            way_out = "choose another port, or 0 for any free one"
+            if error.errno == errno.EADDRNOTAVAIL:
+                way_out = "choose an address of this machine, or 0.0.0.0 for all"
             raise ConfigurationError(
-                f"METRICS_PORT={port} cannot be listened on at METRICS_ADDRESS={address} ({error.strerror}); "
-                "choose another port, or 0 for any free one"
+                f"METRICS_PORT={port} cannot be listened on at METRICS_ADDRESS={address} ({error.strerror}); {way_out}"
             ) from error
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(

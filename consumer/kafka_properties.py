@@ -185,6 +185,13 @@ def problems(overrides: Mapping[str, str]) -> Iterator[str]:
     for name in sorted(FILES & overrides.keys()):
         if overrides[name] != "probe" and (cause := _unreadable(Path(overrides[name]))):
             yield _wrong(overrides, name, f"the path of a file that this program can read ({cause})")
+    if overrides.get("security.protocol", "").strip().lower().startswith("sasl") and not (
+        overrides.keys() & {"sasl.mechanism", "sasl.mechanisms"}
+    ):
+        yield (
+            "KAFKA_SASL_MECHANISM is not set; with KAFKA_SECURITY_PROTOCOL=SASL_… it has to be PLAIN, SCRAM-SHA-256, "
+            "SCRAM-SHA-512 or OAUTHBEARER"
+        )
     protocol = overrides.get("group.protocol", "classic").strip().lower()
     if protocol not in {"classic", "consumer"}:
         yield _wrong(overrides, "group.protocol", "one of classic, consumer")

@@ -19,7 +19,7 @@ app = App(
     name="dead-letters",
     help_format="plaintext",
     help="Messages that cannot be events: find, read, replay, export and discard them (docs/dead-letters.md).\n\n"
-    "Exit codes: 0 done, 1 some could not be done, 2 wrong use, 3 the schema does not fit.",
+    "Exit codes: 0 done, 1 some could not be done, 2 wrong use, 3 the schema does not fit, 8 PostgreSQL refuses us.",
 )
 MOST_LISTED = 1_000_000
 

@@ -86,14 +86,16 @@ def discard(
             sys.stdout.write("Left; nothing was changed.\n")
             return 1
         done = _discard(session, filters, reason.strip())
+        left = set(ids).difference(done)
+        there = {each.id for page in session.pages(ANYWHERE.filters(tuple(left))) for each in page} if left else set()
     if json:
         for letter in done:
             print_json({"id": letter, "outcome": "discarded"})
     else:
         sys.stdout.write(f"{len(done)} letters discarded\n")
-    left = sorted(set(ids).difference(done))
-    if left:
-        sys.stderr.write(f"not waiting, or in hand of a replay: {', '.join(map(str, left))}\n")
+    for letter in sorted(left):
+        why = "does not wait, or is in hand of a replay" if letter in there else "does not exist"
+        sys.stderr.write(f"dead letter {letter} {why}\n")
     return 1 if left else 0
 
 

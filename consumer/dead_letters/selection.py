@@ -1,5 +1,6 @@
 """Which letters a command is about: words of the command line -> a checked value. Pure: time is passed in."""
 
+import difflib
 import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -7,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from consumer.errors import WrongUse
+from consumer.metric_catalogue import ERROR_CLASSES
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _LONGEST = timedelta(days=36_500)
@@ -72,6 +74,11 @@ def select(
             )
     if any(not 0 <= number < 2**31 for number in partition):
         raise WrongUse("--partition takes the number of a partition, 0 or more")
+    for word in cause:
+        if word not in ERROR_CLASSES:
+            near = difflib.get_close_matches(word, ERROR_CLASSES, n=1)
+            meant = f"; did you mean {near[0]}?" if near else f": {', '.join(ERROR_CLASSES)}"
+            raise WrongUse(f"--cause takes one of the error classes, and {word!r} is none{meant}")
     chosen = Filters(
         ids=tuple(dict.fromkeys(ids)) or None,
         causes=cause or None,

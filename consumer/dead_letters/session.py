@@ -8,6 +8,7 @@ from typing import Self, TypeVar
 import psycopg
 
 from consumer import database
+from consumer.access import refused_by_database
 from consumer.dead_letters.letters import Contents, Picked, contents, newest_id, page, portions_to_read
 from consumer.dead_letters.selection import Filters
 from consumer.errors import RollupError
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 
 class DatabaseAway(RollupError):  # noqa: N818 - nobody did anything wrong
-    """The database refused, or stayed away."""
+    """The database stayed away, or could not do it."""
 
 
 class LockedOut(DatabaseAway):
@@ -55,7 +56,8 @@ class Session:
         Raises:
             SchemaError: migrations are missing, or newer than this program.
             LockedOut: locks were not to be had.
-            DatabaseAway: the database refused, or stayed away.
+            AccessError: the database refused us.
+            DatabaseAway: it stayed away.
         """
         backoff, failures, deadline = database.Backoff(), 0, time.monotonic() + self._patience
         while True:
@@ -88,7 +90,9 @@ class Session:
     def _page(self, filters: Filters, after: int, last: int) -> list[Picked]:
         return self.attempt(lambda conn: page(conn, filters, after, last))
 
-    def _told(self, error: psycopg.Error) -> DatabaseAway:
+    def _told(self, error: psycopg.Error) -> RollupError:
+        if refusal := refused_by_database(error):
+            return refusal
         said = database.one_line(error)
         if error.sqlstate in {"55P03", "40P01"}:
             return LockedOut(f"locked by others for {self._patience:.0f} s: {said}")

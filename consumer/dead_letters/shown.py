@@ -75,6 +75,7 @@ def print_letter(found: Contents, today: str, *, full: bool) -> None:
         *((f"header {name}", shown(value, full=full)) for name, value in found.headers),
         ("value", shown(found.value, full=full)),
     ]
+    facts = [(name, fact) for name, fact in facts if fact != ""]
     width = max(len(harmless(name)) for name, _ in facts)
     for name, fact in facts:
         sys.stdout.write(f"{harmless(name).ljust(width)}  {cell_text(fact)}\n")
@@ -127,7 +128,10 @@ def replay_summary(outcomes: Counter[Outcome], *, dry_run: bool) -> str:
 
 
 def today(found: Contents, handler: Handler | None) -> str:
-    """What the present program would make of a letter; `handler` is that of its topic, None if nobody names it."""
+    """What the present program would make of a letter that waits; `handler` is that of its topic, None if nobody names
+    it."""
+    if found.letter.replayed_at is not None or found.letter.discarded_at is not None:
+        return ""
     if handler is None:
         return f"KAFKA_TOPICS does not name its topic: KAFKA_TOPICS={found.letter.topic}:json"
     decoded = handler.decode([found.value], time.time_ns() // 1000)

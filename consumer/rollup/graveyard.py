@@ -28,9 +28,7 @@ def _portions(letters: Sequence[DeadLetter]) -> Iterator[list[DeadLetter]]:
     size = 0
     for letter in letters:
         portion.append(letter)
-        size += (
-            len(letter.value or b"") + len(letter.key or b"") + sum(len(value or b"") for _, value in letter.headers)
-        )
+        size += letter.size
         if size >= PORTION_BYTES:
             yield portion
             portion, size = [], 0

@@ -9,6 +9,7 @@ from confluent_kafka.admin import AdminClient
 from local.migrate import MIGRATIONS
 from local.processes import free_port
 from tests.fixtures.processes import RunProgram
+from tests.fixtures.roles import RolesDatabase
 from tests.fixtures.services import MakeTopic, ServicesSession
 
 Connection = psycopg.Connection[Any]
@@ -34,7 +35,7 @@ def test_all_is_good(run_program: RunProgram, make_topic: MakeTopic) -> None:
     assert (code, err) == (0, "")
     assert list(found) == [
         "configuration", "broker", f"topic {first}", f"topic {second}", "group reporting-rollup",
-        "database", "clock", "schema", "time zones", "stored offsets",
+        "database", "clock", "schema", "time zones", "rights", "stored offsets",
     ]  # fmt: skip
     assert all(said.startswith("ok ") for said in found.values())
     assert "3 partitions" in found[f"topic {first}"]
@@ -56,6 +57,24 @@ def test_each_thing_that_is_wrong_is_told_with_the_way_out(
     assert found["broker"].startswith("ok ")
     assert found["database"].startswith("ok ")
     assert found["clock"].startswith("ok ")
+
+
+def test_rights_that_a_batch_needs(
+    roles_database: RolesDatabase, run_program: RunProgram, make_topic: MakeTopic
+) -> None:
+    topic = make_topic(1)
+    for role, verdict in {"consumer": "ok all that a batch needs", "auditor": "FAIL missing: INSERT on"}.items():
+        code, out, _ = run_program("consumer", "check", KAFKA_TOPICS=topic, DATABASE_URL=roles_database.url(role))
+        assert lines(out)["rights"].startswith(verdict)
+        assert code == (0 if role == "consumer" else 1)
+    assert "TEMPORARY on the database" in lines(out)["rights"]
+
+
+def test_offsets_are_not_good_where_there_is_nothing_to_compare_with(conn: Connection, run_program: RunProgram) -> None:
+    code, out, _ = run_program("consumer", "check", "--timeout=1", KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{free_port()}")
+    assert code == 1
+    assert lines(out)["rights"].startswith("ok ")
+    assert "stored offsets" not in lines(out)
 
 
 def test_nothing_answers(run_program: RunProgram) -> None:

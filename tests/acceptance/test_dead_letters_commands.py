@@ -108,6 +108,10 @@ def test_show_has_everything(topic: str, conn: Connection, run_program: RunProgr
 
     _, out, _ = run_program(*COMMAND, "show", str(letter[BINARY]))
     assert "KAFKA_TOPICS does not name its topic" in out
+
+    conn.execute("UPDATE dead_letters SET replayed_at = now(), outcome = 'counted'")
+    _, out, _ = run_program(*COMMAND, "show", str(letter[BINARY]), KAFKA_TOPICS=topic)
+    assert "today" not in out  # what a replay would make of it is behind it
     code, out, err = run_program(*COMMAND, "show", "--json", "9999", str(letter[BINARY]))
     assert (code, err) == (1, "there is no dead letter 9999\n")
     assert base64.b64decode(records(out)[0]["value_base64"]) == BINARY
@@ -207,7 +211,7 @@ def test_discard_needs_a_reason_and_an_agreement(
     assert run_program(*COMMAND, "discard", str(broken), "9999", "--reason", "noise", "--yes") == (
         1,
         "1 letters discarded\n",
-        "not waiting, or in hand of a replay: 9999\n",
+        "dead letter 9999 does not exist\n",
     )
     terminal = start_terminal("consumer", "dead-letters", "discard", "--partition", "1", "--reason", "a test of ours")
     terminal.expect("Discard 2 dead letters (1 range, 1 syntax)? (y/n): ")

@@ -160,6 +160,19 @@ def test_rows_that_a_policy_hides_are_an_error(roles_database: RolesDatabase, ru
         assert "row-level security policy for table" in out + err
 
 
+@pytest.mark.parametrize(
+    "words", [["list"], ["show", "1"], ["replay", "--all"], ["discard", "1", "--reason=x", "--yes"]], ids=" ".join
+)
+def test_who_may_not_touch_letters_is_refused(
+    words: list[str], roles_database: RolesDatabase, run_program: RunProgram
+) -> None:
+    with roles_database.connect() as admin:
+        add_letters(admin)
+    code, out, err = run_program("consumer", "dead-letters", *words, DATABASE_URL=roles_database.url("reader"))
+    assert (code, out) == (8, "")
+    assert err.startswith("PostgreSQL refuses us: permission denied for ")
+
+
 def test_the_backfill_moves_late_events_to_the_day_they_lie_on(
     roles_database: RolesDatabase, run_program: RunProgram
 ) -> None:

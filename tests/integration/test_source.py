@@ -226,5 +226,5 @@ def test_a_missing_topic_and_a_wrong_property_are_told(make_topic: MakeTopic, jo
         topics.log_ranges({Partition(topic, 2)}, 10)
     with pytest.raises(TopicError, match=r"topic 'no-such-topic' does not exist: create it"):
         Topics(properties, ["no-such-topic"], LOGGER).ids()
-    with pytest.raises(ConfigurationError, match=r"a KAFKA_ variable is wrong: .*fetch\.wait\.max\.ms"):
+    with pytest.raises(ConfigurationError, match=r"KAFKA_FETCH_WAIT_MAX_MS is wrong: .*fetch\.wait\.max\.ms"):
         join(topic, **{"fetch.wait.max.ms": "long"})

@@ -129,3 +129,10 @@ def test_portions_to_replay_are_of_one_topic_and_their_values_fit_the_memory() -
 def test_portions_to_read_fit_the_memory_with_keys_and_headers() -> None:
     assert numbers(portions_to_read(PICKED)) == [[1, 2], [3], [4], [5], [6, 7]]
     assert numbers(portions_to_read([])) == []
+
+
+def test_a_cause_that_there_is_not_is_a_slip() -> None:
+    with pytest.raises(WrongUse, match=r"'timestam' is none; did you mean timestamp\?"):
+        select(cause=("type", "timestam"), now=NOW)
+    with pytest.raises(WrongUse, match="'xyz' is none: syntax, encoding, type"):
+        select(cause=("xyz",), now=NOW)

@@ -290,6 +290,11 @@ def test_a_port_in_use_is_one_line(site: Site) -> None:
     )
 
 
+def test_an_address_of_another_machine_is_one_line(site: Site) -> None:
+    with pytest.raises(ConfigurationError, match=r"METRICS_ADDRESS=192\.0\.2\.1 .*choose an address of this machine"):
+        HealthServer("192.0.2.1", 0, CollectorRegistry(), site.health)
+
+
 def test_ipv6_where_there_is_some() -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()

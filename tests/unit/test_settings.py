@@ -172,10 +172,10 @@ def test_librdkafka_takes_what_it_is_given() -> None:
 
 def test_a_property_is_spelt_with_dots_and_overrides_ours() -> None:
     properties = Settings.load(
-        {"KAFKA_FETCH_WAIT_MAX_MS": "7", "KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_GROUP_ID": "g", "PATH": "/bin"}
+        {"KAFKA_FETCH_WAIT_MAX_MS": "7", "KAFKA_SECURITY_PROTOCOL": "SSL", "KAFKA_GROUP_ID": "g", "PATH": "/bin"}
     ).kafka_properties()
     assert properties["fetch.wait.max.ms"] == "7"
-    assert properties["security.protocol"] == "SASL_SSL"
+    assert properties["security.protocol"] == "SSL"
     assert properties["group.id"] == "g"
     assert properties["bootstrap.servers"] == "127.0.0.1:9092"
     assert "topics" not in properties
@@ -295,6 +295,12 @@ def test_no_password_is_shown(password: str) -> None:
             assert "app" in text
         assert s.describe()["KAFKA_SASL_PASSWORD"] == "***"
         assert s.describe()["KAFKA_SASL_USERNAME"] == "me"
+
+
+def test_sasl_needs_a_mechanism() -> None:
+    message = error_of({"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"})
+    assert message.startswith("KAFKA_SASL_MECHANISM is not set")
+    Settings.load({"KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_SASL_MECHANISM": "PLAIN"})
 
 
 # Near misses, docs
