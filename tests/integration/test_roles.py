@@ -6,6 +6,7 @@ from typing import Any
 import psycopg
 
 from tests.fixtures.roles import ROLES, RolesDatabase
+from tests.fixtures.services import ServicesSession
 
 Connection = psycopg.Connection[Any]
 
@@ -133,6 +134,34 @@ def test_every_right_on_every_table_is_decided(roles_database: RolesDatabase) ->
             for role in ROLES[1:]:
                 found = rights(conn, roles_database.role(role), table, columns)
                 assert found == in_order(EXPECTED[table].get(role, "")), f"{role} on {table}"
+
+
+def test_the_applications_tables_stay_its_own(services_session: ServicesSession) -> None:
+    """As docs/security.md says it: the owner is a member of the application's role while it migrates, and no longer."""
+    database = RolesDatabase(services_session.postgres.database_url)
+    try:
+        database.create(application=True)
+        with database.connect() as admin:
+            owners = dict(
+                admin.execute(
+                    "SELECT relname, relowner::regrole::text FROM pg_class"
+                    " WHERE relname IN ('account_settings', 'reporting_events', 'rollup_days')"
+                ).fetchall()
+            )
+            assert owners == {
+                "account_settings": database.application,
+                "reporting_events": database.application,
+                "rollup_days": database.role("owner"),
+            }
+            admin.execute(f"SET ROLE {database.application}".encode())
+            admin.execute("INSERT INTO account_settings (account_id, reporting_timezone) VALUES (42, 'Asia/Tokyo')")
+            admin.execute("UPDATE account_settings SET reporting_timezone = 'Europe/Paris'")
+            admin.execute("RESET ROLE")
+            assert admin.execute("SELECT DISTINCT timezone FROM rollup_days").fetchall() == [("Asia/Tokyo",)]
+        with database.connect("backfill") as conn:
+            assert conn.execute("SELECT count(*) FROM reporting_events").fetchone() == (0,)
+    finally:
+        database.drop()
 
 
 def test_functions_are_for_those_who_need_them_and_nobody_creates_what_lasts(roles_database: RolesDatabase) -> None:
