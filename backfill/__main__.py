@@ -28,7 +28,8 @@ app = App(
     help_format="plaintext",
     help="Rebuild chosen days from the raw events, while the consumers go on, and prove the result. "
     "DATABASE_URL names the database: docs/configuration.md. Without arguments, on a terminal, it asks.\n\n"
-    "Exit codes: 0 done, 1 a day could not be rebuilt or the run was stopped, 2 wrong use.\n\n"
+    "Exit codes: 0 done, 1 a day could not be rebuilt or the run was stopped, 2 wrong use or a wrong "
+    "setting, 3 the schema is not the one that is needed, 8 PostgreSQL does not let it in: docs/operations.md.\n\n"
     "For example:\n\n"
     "- python -m backfill --account 42 --date 2026-02-11\n"
     "- python -m backfill --all-accounts --date 2026-02-01..yesterday --jobs 2\n"
@@ -158,7 +159,8 @@ def _ask(options: rebuild.Options) -> int:
 def close_command(*, json: Json = False, quiet: Quiet = False) -> int:
     """Audit the days that have left the open window, correct and report what is wrong, close them, prune the bitmap.
 
-    `--stale --watch` does this all the time. Exit codes: 0 done, 1 a day could not be closed.
+    `--stale --watch` does this all the time. Exit codes: 0 done, 1 a day could not be closed; others as in
+    python -m backfill --help.
     """
     return close_days(DatabaseSettings.load(), Report(None, json=json, quiet=quiet, verb="audited"))
 

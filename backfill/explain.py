@@ -35,7 +35,7 @@ def explain(
     beside what the raw events give. An event: where it was counted, or why it was not.
 
     Exit codes: 0 the rollup equals the raw events, or the event is counted; 1 it is not, and the output says why;
-    2 wrong use.
+    2 wrong use; 3 and 8 as in python -m backfill --help.
 
     For example:
 

@@ -10,6 +10,7 @@ from typing import Any, LiteralString, Self, TypeVar
 import psycopg
 
 from consumer import database
+from consumer.access import refused_by_database
 from consumer.rollup.rebuild import Rebuilder, Rebuilt
 from consumer.rollup.registry import REGISTRY
 from consumer.rollup.schema import check_schema
@@ -52,13 +53,14 @@ class Runner:
         return self.attempt(lambda: self.ready()[1].rebuild_many(accounts, day, time.time_ns() // 1000, force=force))
 
     def attempt(self, action: Callable[[], T]) -> T:
-        """Do something on the connection of `ready`; tried again with back-off while that can help."""
+        """Do something on the connection of `ready`; tried again with back-off while that can help: not if we are
+        refused."""
         backoff = database.Backoff(first=0.3)
         for failures in range(1, ATTEMPTS):
             try:
                 return action()
             except psycopg.Error as error:
-                if not database.is_transient(error):
+                if not database.is_transient(error) or refused_by_database(error):
                     raise
                 if isinstance(error, psycopg.errors.QueryCanceled):
                     self._end_frozen()

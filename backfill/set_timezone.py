@@ -3,21 +3,19 @@
 import sys
 from typing import Annotated
 
-import psycopg
 from cyclopts import Parameter
 
 from backfill import zone_dialogue
 from backfill.dialogue import on_terminal
-from backfill.zone_change import LEAST_ACCOUNT, MOST_ACCOUNT, ZoneChangeError, change_timezone, connection
+from backfill.zone_change import LEAST_ACCOUNT, MOST_ACCOUNT, change_timezone, connection
 from backfill.zone_consequences import Consequences
 from backfill.zone_rebuild import rebuild_account
-from consumer.database import one_line
 from consumer.errors import ConfigurationError
 from consumer.rollup.days import validate_timezone
 from consumer.settings import DatabaseSettings
 from consumer.tables import print_json
 
-FAILED, WRONG_USE = 1, 2
+WRONG_USE = 2
 
 
 def set_timezone(
@@ -35,7 +33,7 @@ def set_timezone(
     json: Annotated[bool, Parameter(help="One JSON object a line on standard output.", negative=())] = False,
 ) -> int:
     """Set an account's time zone, in which its days are cut. Exit codes: 0 done, 1 not changed, or a day could not be
-    rebuilt, 2 wrong use.
+    rebuilt, 2 wrong use; 3 and 8 as in python -m backfill --help.
 
     Without any option, on a terminal, it asks: for the account, a UTC offset, and one of the zones that have it.
 
@@ -69,14 +67,7 @@ def set_timezone(
             validate_timezone(timezone)
         except ConfigurationError as error:
             return _wrong(f"--timezone: {error}")
-    settings = DatabaseSettings.load()
-    try:
-        return _set(settings, account, timezone, rebuild=rebuild, force=force, json=json)
-    except ZoneChangeError as error:
-        sys.stderr.write(f"{error}\n")
-    except psycopg.Error as error:
-        sys.stderr.write(f"database: {one_line(error)}\n")
-    return FAILED
+    return _set(DatabaseSettings.load(), account, timezone, rebuild=rebuild, force=force, json=json)
 
 
 def _wrong(problem: str) -> int:

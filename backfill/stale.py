@@ -16,6 +16,7 @@ from backfill.run import Runner
 from backfill.statements import STATEMENTS
 from backfill.upkeep import Upkeep
 from backfill.work import Progress
+from consumer.access import refused_by_database
 from consumer.database import is_transient, one_line
 from consumer.dead_letters.retention import prune_dead_letters
 from consumer.health import Health
@@ -68,7 +69,12 @@ def close_days(settings: DatabaseSettings, report: Report) -> int:
 
 
 def watch(settings: WatchSettings, seconds: float) -> int:
-    """Rebuild stale days and close days, every `seconds`, until SIGTERM. A database that is away is waited for."""
+    """Rebuild stale days and close days, every `seconds`, until SIGTERM. A database that is away is waited for,
+    and so is one that lets us in no more: it may be in nobody's hands to restart us before that is known.
+
+    Raises:
+        psycopg.Error: the database refuses us from the start, or refuses what a rebuild has to do.
+    """
     stop = stop_on_signal()
     registry = CollectorRegistry()
     metrics = WatchMetrics(registry)
@@ -79,6 +85,7 @@ def watch(settings: WatchSettings, seconds: float) -> int:
     report.say(f"metrics and probes on port {server.port}")
     runner = Runner(settings, stop)
     upkeep = Upkeep(runner, settings.open_days, _Both([report, metrics], health), stop)
+    was_let_in = False
     try:
         while not stop.is_set():
             health.tick(time.monotonic())
@@ -86,12 +93,13 @@ def watch(settings: WatchSettings, seconds: float) -> int:
             try:
                 behind = _look(runner, upkeep, metrics, settings.dead_letter_retention_days)
             except psycopg.Error as error:
-                if not is_transient(error):
+                if not is_transient(error) or (refused_by_database(error) and not was_let_in):
                     raise
                 problem = one_line(error)
                 health.database(problem)
                 report.say(f"database: {problem}; trying again in {seconds:g} s", error=True)
             else:
+                was_let_in = True
                 health.database(None)
                 health.schema(None)
                 health.joined_group(0)  # ready: it has no group, but the probe asks for one
@@ -157,7 +165,7 @@ def _rebuild_one(runner: Runner, day: Day, progress: Progress) -> None:
     try:
         (result,) = runner.rebuild([day[0]], day[1])
     except psycopg.Error as error:
-        if is_transient(error) and not runner.connected:
+        if refused_by_database(error) or (is_transient(error) and not runner.connected):
             raise
         progress.failed(day, one_line(error))
     else:

@@ -48,7 +48,8 @@ def status(*, json: Annotated[bool, Parameter(help="One JSON object on one line.
 
     Lag is shown when KAFKA_BOOTSTRAP_SERVERS is set and answers within 3 seconds. Writes nothing.
 
-    Exit codes: 0 all is well, 1 something needs somebody (it says what, and what to do), 2 wrong use.
+    Exit codes: 0 all is well, 1 something needs somebody (it says what, and what to do), 2 wrong use; 3 and 8 as in
+    python -m backfill --help.
 
     For example:
 

@@ -20,6 +20,7 @@ from backfill.statements import STATEMENTS
 from backfill.verdict import Verdict
 from backfill.verify import Verifier
 from backfill.work import Progress
+from consumer.access import refused_by_database
 from consumer.database import is_transient, one_line
 from consumer.rollup.days import day_date, is_known, local_day
 from consumer.rollup.rebuild import Audit, Rebuilt, Result
@@ -128,7 +129,8 @@ class Upkeep:
         except psycopg.Error as error:
             if self._stop.is_set() and is_transient(error):
                 return
-            if not self._picked or (is_transient(error) and not self._runner.connected):
+            lost = is_transient(error) and not self._runner.connected
+            if not self._picked or lost or refused_by_database(error):
                 raise
             if len(self._picked) > 1:  # one of them spoils the transaction for all: each on its own
                 for account in self._picked:

@@ -21,6 +21,7 @@ from backfill.verdict import Day, Verdict
 from backfill.verify import verify_days
 from backfill.verify_looks import Looks, in_order
 from backfill.verify_report import Report, differs, is_exact, print_day
+from consumer.access import refused_by_database
 from consumer.database import one_line
 from consumer.settings import DatabaseSettings
 
@@ -58,7 +59,8 @@ def verify(
     It writes nothing and waits for nobody: consumers and rebuilds go on, and what they do meanwhile is never taken for
     a difference. Days whose raw events may still be on their way are looked at again for a few seconds.
 
-    Exit codes: 0 nothing differs (any more, with --repair), 1 a day differs or could not be looked at, 2 wrong use.
+    Exit codes: 0 nothing differs (any more, with --repair), 1 a day differs or could not be looked at, 2 wrong use;
+    3 and 8 as in python -m backfill --help.
     Days that are known to be behind, or that contain events which raw lacks (purged, or not committed yet), are
     listed, and are no difference; with --strict they exit with 1 as well.
 
@@ -83,6 +85,8 @@ def verify(
         resolved, kept = looks.resolve(selection)
         return _run(looks, resolved, kept, _Options(rows, repair, strict, json, quiet))
     except psycopg.Error as error:
+        if refused_by_database(error):
+            raise
         sys.stderr.write(f"database: {one_line(error)}. Nothing more was compared; check DATABASE_URL\n")
     except KeyboardInterrupt:
         sys.stderr.write("stopped before all days were compared\n")
@@ -149,7 +153,7 @@ def _rebuild(settings: DatabaseSettings, days: Iterable[Day]) -> bool:
             try:
                 results = runner.rebuild([account], day)
             except psycopg.Error as error:
-                if not runner.connected:
+                if refused_by_database(error) or not runner.connected:
                     raise
                 sys.stderr.write(f"account {account}, {day}: {one_line(error)}\n")
                 good = False

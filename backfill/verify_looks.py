@@ -12,6 +12,7 @@ from backfill.selection import Resolved, Selection, resolve
 from backfill.verdict import Day, State, Verdict, Verified
 from backfill.verify import Verifier, unsettled_dates
 from consumer import database
+from consumer.access import refused_by_database
 from consumer.errors import ConfigurationError
 from consumer.rollup.registry import REGISTRY
 from consumer.rollup.schema import check_schema
@@ -47,14 +48,14 @@ class Looks:
         """One look at a day. An error that concerns this day alone becomes its verdict.
 
         Raises:
-            psycopg.Error: the database stayed away.
+            psycopg.Error: the database stayed away, or refuses us.
         """
         try:
             return self._attempt(lambda: self._ready()[1].look(*day, _now_us()))
         except ConfigurationError as error:
             problem = str(error)
         except psycopg.Error as error:
-            if self._conn is None or not database.is_usable(self._conn):
+            if self._conn is None or not database.is_usable(self._conn) or refused_by_database(error):
                 raise
             problem = database.one_line(error)
         return Verified(*day, None, State.UNKNOWN, Verdict.FAILED, problem=problem)
@@ -87,7 +88,7 @@ class Looks:
             try:
                 return action()
             except psycopg.Error as error:
-                if not database.is_transient(error):
+                if not database.is_transient(error) or refused_by_database(error):
                     raise
                 time.sleep(backoff.delay(failures))
         return action()

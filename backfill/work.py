@@ -18,6 +18,7 @@ import psycopg
 from backfill.plan import Day, Unit
 from backfill.run import Runner
 from backfill.runs import not_done
+from consumer.access import refused_by_database
 from consumer.database import is_transient, one_line
 from consumer.rollup.rebuild import Rebuilt
 from consumer.settings import DatabaseSettings
@@ -117,7 +118,7 @@ class Work:
         try:
             runner.attempt(runner.ready)
         except psycopg.Error as error:
-            if not is_transient(error):
+            if not is_transient(error) or refused_by_database(error):
                 raise
             self._problem = one_line(error)
             return False
@@ -145,6 +146,8 @@ class Work:
         try:
             results = runner.attempt(lambda: self._rebuild(runner, unit))
         except psycopg.Error as error:
+            if refused_by_database(error):
+                raise  # and so would be every other day
             goes_on = runner.connected or not is_transient(error)
             if not goes_on or self._stop.is_set():
                 back, self._problem = [unit], one_line(error)
@@ -211,6 +214,7 @@ def work(
 
     Raises:
         RollupError: the schema is not the one that is needed, or there are no raw events.
+        psycopg.Error: the database refuses us.
     """
     rest = iter(units)
     first = list(islice(rest, jobs))  # no more workers than units

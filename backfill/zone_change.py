@@ -119,7 +119,7 @@ def change_timezone(conn: psycopg.Connection, account_id: int, timezone: str | N
 
     Raises:
         ZoneChangeError: locks were not granted, days would be lost (unless `force`), or the table refused.
-        psycopg.Error: the database is away.
+        psycopg.Error: the database is away, or refuses us.
     """
     key = {"account": account_id, "timezone": timezone}
     try:
@@ -139,7 +139,7 @@ def change_timezone(conn: psycopg.Connection, account_id: int, timezone: str | N
             f"account {account_id}: {error.diag.message_primary}; nothing was changed. Try again, or look in "
             "pg_stat_activity for the transaction that goes on for so long"
         ) from error
-    except (psycopg.errors.IntegrityError, psycopg.errors.InsufficientPrivilege) as error:
+    except psycopg.errors.IntegrityError as error:
         hint = f" {error.diag.message_hint}" if error.diag.message_hint else ""
         raise ZoneChangeError(
             f"account {account_id}: account_settings refused: {error.diag.message_primary}; nothing was changed.{hint}"

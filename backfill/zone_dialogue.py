@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime
 
-import psycopg
 from rich.console import Console
 from rich.table import Table
 
@@ -10,7 +9,6 @@ from backfill.dialogue import INTERRUPTED, LEFT, ask, confirm, politely, say, wh
 from backfill.zone_change import (
     LEAST_ACCOUNT,
     MOST_ACCOUNT,
-    ZoneChangeError,
     change_timezone,
     connection,
     lost_by,
@@ -31,10 +29,7 @@ from backfill.zones import (
     suggestion,
     zones_at_offset,
 )
-from consumer.database import one_line
 from consumer.settings import DatabaseSettings
-
-FAILED = 1
 
 WIDE = 72
 """Terminal columns from which the list of zones has room for more than their names."""
@@ -44,15 +39,13 @@ def run(settings: DatabaseSettings) -> int:
     """Ask, change, and offer the rebuild.
 
     Returns:
-        0 done, or nothing to do; 1 not changed, days that could not be rebuilt, or left at Ctrl-D; 130 left at Ctrl-C.
+        0 done, or nothing to do; 1 days that could not be rebuilt, or left at Ctrl-D; 130 left at Ctrl-C.
+
+    Raises:
+        ZoneChangeError: not changed.
+        psycopg.Error: the database is away, or refuses us.
     """
-    try:
-        return politely(lambda: _ask_and_change(settings))
-    except ZoneChangeError as error:
-        say(str(error))
-    except psycopg.Error as error:
-        say(f"database: {one_line(error)}")
-    return FAILED
+    return politely(lambda: _ask_and_change(settings))
 
 
 def _ask_and_change(settings: DatabaseSettings) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -239,3 +240,10 @@ def test_a_database_that_does_not_let_it_in(run_program: RunProgram, database_ur
     assert code == 8
     assert "PostgreSQL refuses us" in said
     assert "check the user, password, sslmode and certificates in DATABASE_URL" in said
+
+
+def test_its_help_knows_all_exit_codes(run_program: RunProgram) -> None:
+    code, out, err = run_program("backfill", "--help")
+    assert (code, err) == (0, "")
+    codes = " ".join(out.partition("Exit codes: ")[2].partition("For example")[0].split())
+    assert re.findall(r"\b\d\b", codes) == ["0", "1", "2", "3", "8"]

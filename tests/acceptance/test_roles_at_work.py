@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from local.events import produce
 from tests.fixtures.events import assert_exact, load, mixed_load, prepare, total, wait_until_read
@@ -156,8 +157,86 @@ def test_rows_that_a_policy_hides_are_an_error(roles_database: RolesDatabase, ru
     day = ("--account", "42", "--date", "2026-02-11")
     for role, words in (("backfill", day), ("auditor", ("verify", *day))):
         code, out, err = run_program("backfill", *words, DATABASE_URL=roles_database.url(role))
-        assert code != 0, out
-        assert "row-level security policy for table" in out + err
+        assert (code, out) == (8, "")
+        assert_one_refusal(err, "row-level security policy for table")
+
+
+def assert_one_refusal(err: str, why: str) -> None:
+    [line] = err.splitlines()
+    assert line.startswith("PostgreSQL refuses us: ")
+    assert why in line
+
+
+@pytest.fixture
+def days_to_rebuild(roles_database: RolesDatabase) -> None:
+    """Twelve accounts, all days of which are stale; nothing settles."""
+    with roles_database.connect() as admin:
+        prepare(admin, load(200))
+        admin.execute("UPDATE rollup_control SET settle_seconds = 0")
+        admin.execute("UPDATE account_settings SET reporting_timezone = 'Asia/Kathmandu'")
+        assert admin.execute("SELECT FROM rollup_days WHERE stale_since IS NOT NULL").rowcount > 10
+
+
+EVERYTHING = ("--all-accounts", "--all-dates")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--stale",),
+        ("--stale", "--json"),
+        ("--stale", "--watch", "0.1"),
+        ("--all-accounts", "--date", "yesterday", "--jobs", "2"),
+        (*EVERYTHING, "--json"),
+        ("verify", *EVERYTHING, "--repair", "--quiet"),
+        ("verify", *EVERYTHING, "--repair", "--json"),
+        ("set-timezone", "--account", "1", "--timezone", "Asia/Tokyo", "--rebuild"),
+    ],
+    ids=" ".join,
+)
+def test_a_right_that_is_missing_ends_all_of_it(
+    roles_database: RolesDatabase, days_to_rebuild: None, run_program: RunProgram, words: tuple[str, ...]
+) -> None:
+    """Not each day with the same line."""
+    with roles_database.connect() as admin:
+        admin.execute(f"REVOKE ALL ON late_events FROM {roles_database.role('backfill')}".encode())
+    url = roles_database.url("backfill")
+    code, out, err = run_program("backfill", *words, DATABASE_URL=url, METRICS_PORT=0, METRICS_ADDRESS="127.0.0.1")
+    assert code == 8
+    assert_one_refusal(err, "permission denied for table late_events")
+    assert "failed" not in out
+    assert "After the rebuild" not in out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (*EVERYTHING,),
+        ("--stale",),
+        ("--stale", "--watch", "0.1"),
+        ("close",),
+        ("verify", *EVERYTHING),
+        ("set-timezone", "--account", "1", "--timezone", "Asia/Tokyo"),
+        ("status",),
+        ("explain", "--event", "1"),
+    ],
+    ids=" ".join,
+)
+def test_a_stranger_is_told_so_in_one_line(database_url: str, run_program: RunProgram, words: tuple[str, ...]) -> None:
+    url = make_conninfo(database_url, user="nobody_of_that_name")
+    code, _, err = run_program("backfill", *words, DATABASE_URL=url, METRICS_PORT=0, METRICS_ADDRESS="127.0.0.1")
+    assert code == 8, err
+    assert_one_refusal(err, "nobody_of_that_name")
+
+
+def test_the_auditor_repairs_nothing_and_says_so_once(
+    roles_database: RolesDatabase, days_to_rebuild: None, run_program: RunProgram
+) -> None:
+    url = roles_database.url("auditor")
+    code, out, err = run_program("backfill", "verify", *EVERYTHING, "--repair", DATABASE_URL=url)
+    assert code == 8
+    assert_one_refusal(err, "permission denied")
+    assert out.count("days compared") == 1
 
 
 @pytest.mark.parametrize(
