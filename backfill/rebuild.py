@@ -10,6 +10,7 @@ from backfill.plan import Estimate, estimate, units
 from backfill.report import Report
 from backfill.run import Runner
 from backfill.selection import Resolved, Selection, resolve
+from backfill.settling import Settling
 from backfill.work import work
 from consumer.rollup.days import tzdata_version
 from consumer.rollup.rebuild import Result
@@ -133,6 +134,10 @@ def _rebuild(
             warn=lambda line: report.say(line, error=True),
         )
     report.finish()
+    if report.settling:
+        with Runner(settings) as runner:
+            settling = Settling.of(runner.fetch, report.settling)
+        report.note(f"{report.results[Result.SETTLING]:,} days stay stale: {settling}")
     if not done.finished:
         why = f"the database went away ({done.lost})" if done.lost else "stopped"
         left = max(1, days + refused - report.done)  # others may have done some

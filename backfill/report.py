@@ -75,6 +75,10 @@ class Report:
         json: one object a line on `out` for every day; nothing else there.
         quiet: only problems.
         verb: what the summary says was done to the days.
+
+    Attributes:
+        results, failures: what became of days.
+        settling: accounts of which days stay stale until a change of time zone has settled.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class Report:
         self._bar = self._make_bar()
         self.results: Counter[Result] = Counter()
         self.failures: list[tuple[Day, str]] = []
+        self.settling: set[int] = set()
         self.events = self.changed = self.drift = 0
 
     @property
@@ -112,6 +117,8 @@ class Report:
         self.events += result.events
         self.changed += result.changed
         self.drift += result.drift
+        if result.result is Result.SETTLING:
+            self.settling.add(result.account_id)
         problem = result.result in PROBLEMS
         if self._json:
             print_json(asdict(result), self._out)
@@ -205,6 +212,10 @@ class Report:
         rate = self.done / max(1e-9, now - self._began)
         left = ((self._days or 0) - self.done) / rate
         self.say(f"{self.done:,} of {self._days:,} days, {rate:,.0f} days/s, about {left:,.0f} s left")
+
+    def note(self, line: str) -> None:
+        """Tell what is not done yet, and is no problem: with `quiet` and `json` on standard error."""
+        self.say(line, error=self._json or self._quiet)
 
     def say(self, line: str, *, error: bool = False) -> None:
         """Tell people something: problems to standard error, the rest to standard output if that is for people."""

@@ -13,6 +13,7 @@ from backfill.metrics import WatchMetrics
 from backfill.plan import Day
 from backfill.report import Report
 from backfill.run import Runner
+from backfill.settling import Settling
 from backfill.statements import STATEMENTS
 from backfill.upkeep import Upkeep
 from backfill.work import Progress
@@ -42,11 +43,12 @@ def rebuild_stale(settings: DatabaseSettings, report: Report) -> int:
             if stop.is_set():
                 break
             _rebuild_one(runner, day, report)
-        if settling := runner.fetch(STATEMENTS["settling_days"], {})[0][0]:
-            report.say(f"{settling} days wait for a change of time zone to settle; run this again in a minute")
+        settling = Settling.of(runner.fetch)
     finally:
         runner.close()
     report.finish()
+    if settling.days:
+        report.note(f"{settling.days} days wait: {settling}")
     return 0 if report.good else 1
 
 

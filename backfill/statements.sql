@@ -144,8 +144,12 @@ WHERE c.last_day + 2 < least(
     )
 );
 
--- name: settling_days
-SELECT count(*) FROM rollup_days WHERE stale_since IS NOT NULL AND settles_at > now();
+-- name: settling
+-- The stale days that have not settled, and from when on a rebuild completes all of them.
+SELECT count(*), max(d.settles_at) FROM rollup_days AS d
+JOIN account_settings AS s ON s.account_id = d.account_id AND s.reporting_timezone IS NOT NULL
+WHERE d.stale_since IS NOT NULL AND d.settles_at > now()
+    AND (%(accounts)s::int[] IS NULL OR d.account_id = ANY(%(accounts)s::int[]));
 
 -- name: stale_summary
 SELECT

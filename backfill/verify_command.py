@@ -123,30 +123,32 @@ def _run(looks: Looks, resolved: Resolved, kept: list[Day], options: _Options) -
             repairs[verified.day] = verified.verdict
         elif options.json:
             print_day(verified, rows=options.rows, repaired=None)
-    _print(report, options)
+    _print(report, looks, options)
     verdicts, good = report.verdicts, not (resolved.without_timezone or resolved.unknown_timezone)
     if repairs:
-        good &= _rebuild(looks.settings, repairs)
+        rebuilt = _rebuild(looks.settings, repairs)
+        good &= rebuilt == len(repairs)
         again = Report(rows=options.rows)
         for verified in verify_days(looks.look, repairs):
             again.add(verified)
             if options.json:
                 print_day(verified, rows=options.rows, repaired=repairs[verified.day])
         if not options.json:
-            sys.stdout.write(f"\nAfter the rebuild of {len(repairs)} days:\n")
-        _print(again, options)
+            of_all = f" of {len(repairs)}" if rebuilt < len(repairs) else ""
+            sys.stdout.write(f"\nAfter the rebuild of {rebuilt}{of_all} days:\n")
+        _print(again, looks, options)
         verdicts = verdicts - Counter(repairs.values()) + again.verdicts
     return 0 if good and (is_exact(verdicts) if options.strict else not differs(verdicts)) else 1
 
 
-def _print(report: Report, options: _Options) -> None:
+def _print(report: Report, looks: Looks, options: _Options) -> None:
     if not options.json and not (options.quiet and is_exact(report.verdicts)):
-        report.print(summary=not options.quiet)
+        report.print(looks.settling(report.behind), summary=not options.quiet)
 
 
-def _rebuild(settings: DatabaseSettings, days: Iterable[Day]) -> bool:
-    """Rebuild days; whether all of them could be. Problems go to standard error."""
-    good = True
+def _rebuild(settings: DatabaseSettings, days: Iterable[Day]) -> int:
+    """Rebuild days; how many of them could be. Problems go to standard error."""
+    done = 0
     runner = Runner(settings)
     try:
         for account, day in days:
@@ -156,15 +158,15 @@ def _rebuild(settings: DatabaseSettings, days: Iterable[Day]) -> bool:
                 if refused_by_database(error) or not runner.connected:
                     raise
                 sys.stderr.write(f"account {account}, {day}: {one_line(error)}\n")
-                good = False
                 continue
             for result in results:
                 if result.result in PROBLEMS:
                     sys.stderr.write(f"{describe(result)}\n")
-                    good = False
+                else:
+                    done += 1
     finally:
         runner.close()
-    return good
+    return done
 
 
 def _shown(days: Iterator[Day], total: int, options: _Options) -> Iterable[Day]:

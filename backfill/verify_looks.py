@@ -2,13 +2,14 @@
 
 import heapq
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date
-from typing import TypeVar
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
 
 from backfill.selection import Resolved, Selection, resolve
+from backfill.settling import Settling
 from backfill.verdict import Day, State, Verdict, Verified
 from backfill.verify import Verifier, unsettled_dates
 from consumer import database
@@ -59,6 +60,14 @@ class Looks:
                 raise
             problem = database.one_line(error)
         return Verified(*day, None, State.UNKNOWN, Verdict.FAILED, problem=problem)
+
+    def settling(self, accounts: Iterable[int]) -> Settling:
+        """The stale days of some accounts that have not settled."""
+
+        def fetch(statement: LiteralString, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+            return self._attempt(lambda: self._ready()[0].execute(statement, parameters).fetchall())
+
+        return Settling.of(fetch, accounts)
 
     def close(self) -> None:
         """Close the connection."""

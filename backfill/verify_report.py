@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from backfill.settling import Settling
 from backfill.verdict import WRONG, Difference, State, Verdict, Verified
 from consumer.tables import print_json, print_table
 
@@ -24,11 +25,11 @@ ADVICE = {
     Verdict.MISSING: "reporting_events lacks events that were counted: no exact comparison. Not committed yet: "
     "verify later. Purged: the rollup keeps them. Never to come: python -m backfill --account A --date D "
     "--force takes reporting_events as the truth",
-    Verdict.BEHIND: "known to be behind the raw events, not compared; python -m backfill --stale rebuilds stale days",
+    Verdict.BEHIND: "known to be behind the raw events, not compared; {until}",
     Verdict.NOT_COVERED: "the account has no reporting_timezone, so there is nothing to compare",
     Verdict.FAILED: "could not be looked at; the table says why",
 }
-"""What a verdict means, and what to do."""
+"""What a verdict means, and what to do; `until` is what completes days that are behind."""
 
 
 def differs(verdicts: Mapping[Verdict, int]) -> bool:
@@ -70,8 +71,19 @@ class Report:
         self._rows_left -= len(kept)
         self._findings.append(replace(verified, differences=kept))
 
-    def print(self, *, summary: bool = True) -> None:
-        """Print the days that are not exact, their rows if these were kept, and, with `summary`, what to do."""
+    @property
+    def behind(self) -> set[int]:
+        """The accounts of days that are behind."""
+        return {each.account_id for each in self._findings if each.verdict is Verdict.BEHIND}
+
+    def print(self, settling: Settling, *, summary: bool = True) -> None:
+        """Print the days that are not exact and their rows if these were kept; with `summary`, what to do, and without
+        it only what a rebuild would not mend yet.
+
+        Args:
+            settling: days of the accounts of `behind`.
+            summary: print it.
+        """
         findings = sorted(self._findings, key=lambda each: each.day)
         if findings:
             print_table(DAY_COLUMNS, [_cells(each) for each in findings])
@@ -82,13 +94,16 @@ class Report:
         if self._rows and self._rows_left <= 0:
             sys.stdout.write(f"... and more: the first {MOST_ROWS} differing rows are shown\n")
         if not summary:
+            if settling.days:
+                sys.stdout.write(f"{settling}\n")
             return
         sys.stdout.write("\n" * bool(findings))
         total = sum(self.verdicts.values())
         sys.stdout.write(f"{total} days compared, {self.verdicts[Verdict.EXACT]} exact\n")
         for verdict, advice in ADVICE.items():
             if number := self.verdicts[verdict]:
-                sys.stdout.write(f"{verdict} ({number}): {advice}\n")
+                until = settling if settling.days else "python -m backfill --stale rebuilds stale days"
+                sys.stdout.write(f"{verdict} ({number}): {advice.format(until=until)}\n")
         if self._waiting["events"]:
             sys.stdout.write(
                 f"{self._waiting['events']} raw events of {self._waiting['days']} open days are not counted yet: their "

@@ -155,6 +155,59 @@ def test_days_that_wait_are_listed_and_rebuilt(conn: Connection, run_program: Ru
     assert_exact(conn)
 
 
+def test_days_that_settle_say_from_when_on_a_rebuild_completes_them(
+    conn: Connection, run_program: RunProgram, built: Sample
+) -> None:
+    conn.execute("UPDATE rollup_control SET settle_seconds = 600")
+    conn.execute("UPDATE account_settings SET reporting_timezone = 'Asia/Kathmandu' WHERE account_id = 2")
+    found = conn.execute(
+        "SELECT date::text, to_char(settles_at AT TIME ZONE 'UTC', 'HH24:MI:SS') FROM rollup_days"
+        " WHERE account_id = 2 AND stale_since IS NOT NULL ORDER BY date"
+    ).fetchall()
+    day, time = found[1]
+    sentence = f"a change of time zone settles at {time} UTC; a rebuild after that completes its days"
+    words = ("--account", "2", "--date", day)
+
+    code, out, err = run_program("backfill", "verify", *words)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1].endswith(f"not compared; {sentence}: python -m backfill --stale")
+    code, out, err = run_program("backfill", "verify", *words, "--quiet")
+    assert (code, err, out.count(sentence)) == (0, "", 1)
+    code, out, err = run_program("backfill", "verify", *words, "--repair")
+    assert (code, err) == (0, "")
+    assert sentence in out.partition("After the rebuild of 1 days:\n")[2]
+
+    code, out, err = run_program("backfill", *words)
+    assert (code, err) == (0, "")
+    assert f"1 days stay stale: {sentence}" in out
+    for option in ("--quiet", "--json"):
+        code, out, err = run_program("backfill", *words, option)
+        assert (code, len(err.splitlines())) == (0, 1)
+        assert sentence in err
+        assert bool(out) == (option == "--json")
+    code, out, err = run_program("backfill", "--stale", "--quiet")
+    assert (code, out) == (0, "")
+    assert err.startswith(f"{len(found)} days wait: {sentence}")
+
+    conn.execute("UPDATE rollup_days SET settles_at = now() WHERE settles_at IS NOT NULL")
+    code, out, err = run_program("backfill", *EVERYTHING)
+    assert (code, err) == (0, "")
+    assert "not compared; python -m backfill --stale rebuilds stale days\n" in out
+    assert run_program("backfill", "--stale", "--quiet") == (0, "", "")
+    assert run_program("backfill", "verify", *words, "--quiet", "--strict") == (0, "", "")
+
+
+def test_only_days_that_were_rebuilt_are_counted_as_such(
+    conn: Connection, run_program: RunProgram, built: Sample
+) -> None:
+    day = corrupt(conn)
+    conn.execute(f"ALTER TABLE reporting_events_rollups ADD CONSTRAINT no CHECK (NOT ({ROW})) NOT VALID")
+    code, out, err = run_program("backfill", "verify", "--account", "1", "--date", str(day), "--repair")
+    assert code == 1
+    assert len(err.splitlines()) == 1
+    assert "\nAfter the rebuild of 0 of 1 days:\n" in out
+
+
 def test_rows_of_dates_without_raw_events_are_found(conn: Connection, run_program: RunProgram, built: Sample) -> None:
     conn.execute("INSERT INTO reporting_events_rollups VALUES (3, '2020-02-29', 'agent', 1, 'reply_time', 0, 0, 0)")
     code, out, _ = run_program("backfill", *EVERYTHING, "--rows")
