@@ -137,9 +137,13 @@ def select(
     account: Sequence[int], all_accounts: bool, dates: Sequence[str], all_dates: bool, *, now: datetime
 ) -> Selection:
     """The selection of --account, --all-accounts, --date and --all-dates; raises WrongUse."""
-    if bool(account) == all_accounts:
+    if account and all_accounts:
+        raise WrongUse("--account and --all-accounts: one or the other, not both")
+    if dates and all_dates:
+        raise WrongUse("--date and --all-dates: one or the other, not both")
+    if not (account or all_accounts):
         raise WrongUse("name the days: --account A (repeatable) or --all-accounts, and --date D or --all-dates")
-    if bool(dates) == all_dates:
+    if not (dates or all_dates):
         raise WrongUse("name the days: --date D (repeatable; also A..B, or yesterday) or --all-dates")
     for each in account:
         if not LEAST_ACCOUNT <= each <= MOST_ACCOUNT:

@@ -55,7 +55,10 @@ def set_timezone(
     nothing_named = account is None and timezone is None and not (clear or rebuild or force or json)
     if nothing_named and on_terminal():
         return zone_dialogue.run(DatabaseSettings.load())
-    if account is None or clear == (timezone is not None) or (clear and (rebuild or force)):
+    for option, given in (("--timezone", timezone is not None), ("--rebuild", rebuild), ("--force", force)):
+        if clear and given:
+            return _wrong(f"--clear and {option}: one or the other, not both")
+    if account is None or (timezone is None and not clear):
         return _wrong(
             "name the account and its zone: --account A --timezone Z [--rebuild] [--force], or --account A --clear"
             + ("; without a terminal nothing can be asked" if nothing_named else "")
