@@ -20,6 +20,7 @@ from backfill.status_findings import (
     PartitionStatus,
     Status,
     WaitingDay,
+    letter_problems,
     reading_problems,
     stale_problems,
 )
@@ -73,6 +74,10 @@ def read_status(conn: Connection) -> Status:
     [(late, late_days, late_since)] = ask(STATEMENTS["late_events"]).fetchall()
     [(rows, bits, last_day)] = ask(STATEMENTS["bitmap"]).fetchall()
     oldest = WaitingDay(*waiting) if waiting else None
+    letters = [
+        {"error_class": kind, "count": count, "oldest": first, "last": last}
+        for kind, count, first, last in ask(STATEMENTS["dead_letters"])
+    ]
     return Status(
         checked_at=now,
         accounts={"with_timezone": with_zone, "without_timezone": without_zone},
@@ -80,9 +85,7 @@ def read_status(conn: Connection) -> Status:
         oldest_waiting=oldest,
         audits={"days": audited, "last": last_audit, "days_with_drift": drift_days, "drift_rows": drift_rows},
         late_events={"waiting": late, "days": late_days, "since": late_since},
-        dead_letters=[
-            {"error_class": kind, "count": count, "last": last} for kind, count, last in ask(STATEMENTS["dead_letters"])
-        ],
+        dead_letters=letters,
         bitmap={"rows": rows, "bits_bytes": bits, "last_day": last_day},
         sizes=[
             {"table": name, "table_bytes": table, "index_bytes": index}
@@ -90,7 +93,7 @@ def read_status(conn: Connection) -> Status:
         ],
         kafka="unknown: KAFKA_BOOTSTRAP_SERVERS is not set",
         partitions=[PartitionStatus(*row) for row in ask(STATEMENTS["partitions"])],
-        problems=stale_problems(oldest),
+        problems=[*stale_problems(oldest), *letter_problems(letters)],
     )
 
 

@@ -26,7 +26,7 @@ SELECT count(*), count(DISTINCT (account_id, date)), min(recorded_at) FROM late_
 
 -- name: dead_letters
 -- Those that wait for somebody.
-SELECT error_class, count(*), max(created_at) FROM dead_letters
+SELECT error_class, count(*), min(created_at), max(created_at) FROM dead_letters
 WHERE replayed_at IS NULL AND discarded_at IS NULL
 GROUP BY error_class ORDER BY count(*) DESC, error_class;
 

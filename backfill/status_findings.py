@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from typing import Any
 
 from backfill.topic_logs import TopicLog
 from consumer.rollup.batch import Partition
@@ -70,7 +71,7 @@ class Status:
         oldest_waiting: the stale or settling day that waits longest.
         audits: `days` audited when they closed, `last`, and the drift ever found: `days_with_drift`, `drift_rows`.
         late_events: `waiting`, on how many `days`, `since`.
-        dead_letters: by class of error: `error_class`, `count`, `last`.
+        dead_letters: those that wait, by class of error: `error_class`, `count`, `oldest`, `last`.
         bitmap: `rows`, `bits_bytes` of counted_events, and the `last_day` they reach to.
         sizes: of each table: `table`, `table_bytes`, `index_bytes`.
         kafka: where lags come from, or why they are unknown.
@@ -103,6 +104,21 @@ def stale_problems(oldest: WaitingDay | None) -> list[Problem]:
             f"{oldest.account_id}, {oldest.date} ({oldest.state} since {cell_text(oldest.since)})",
             "run `python -m backfill --stale`, and keep `python -m backfill --stale --watch 10` running; if "
             f"the day stays, `python -m backfill explain --account {oldest.account_id} --date {oldest.date}` tells why",
+        )
+    ]
+
+
+def letter_problems(letters: Sequence[Mapping[str, Any]]) -> list[Problem]:
+    """Dead letters that wait: each is an event that may be missing from reports, until somebody decides."""
+    if not letters:
+        return []
+    count = sum(letter["count"] for letter in letters)
+    oldest = min(letter["oldest"] for letter in letters)
+    many = "dead letter waits" if count == 1 else "dead letters wait"
+    return [
+        Problem(
+            f"{count} {many} for a decision, the oldest since {cell_text(oldest)}",
+            "look at them: `python -m consumer dead-letters list`; then replay or discard them: docs/dead-letters.md",
         )
     ]
 

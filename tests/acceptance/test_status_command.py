@@ -68,6 +68,30 @@ def test_what_needs_somebody_is_exit_code_1(conn: Connection, run_program: RunPr
     assert "No consumer has read anything yet." in out
 
 
+def test_dead_letters_that_wait_need_somebody(conn: Connection, run_program: RunProgram) -> None:
+    conn.execute(
+        """
+        INSERT INTO dead_letters
+            (group_id, topic, topic_id, partition, "offset", error_class, reason, created_at, replayed_at, discarded_at,
+            outcome, discard_reason)
+        VALUES
+            ('g', 't', 'i', 0, 1, 'syntax', 'bad', '2026-02-11 12:00Z', NULL, NULL, NULL, NULL),
+            ('g', 't', 'i', 0, 2, 'type', 'bad', '2026-02-10 12:00Z', NULL, NULL, NULL, NULL),
+            ('g', 't', 'i', 0, 3, 'type', 'bad', '2026-02-09 12:00Z', now(), NULL, 'counted', NULL),
+            ('g', 't', 'i', 0, 4, 'type', 'bad', '2026-02-08 12:00Z', NULL, now(), NULL, 'old')
+        """
+    )
+    code, out, err = run_program("backfill", "status")
+    assert (code, err) == (1, "")
+    assert "PROBLEM  2 dead letters wait for a decision, the oldest since 2026-02-10 12:00:00Z" in out
+    assert "python -m consumer dead-letters list" in out
+    assert "Nothing needs anybody." not in out
+    code, out, err = run_program("backfill", "status", "--json")
+    assert [letter["oldest"][:10] for letter in json.loads(out)["dead_letters"]] == ["2026-02-11", "2026-02-10"]
+    conn.execute("UPDATE dead_letters SET discarded_at = now(), discard_reason = 'x' WHERE outcome IS NULL")
+    assert run_program("backfill", "status")[0] == 0
+
+
 def test_a_broker_that_is_away_costs_no_more_than_the_lags(conn: Connection, run_program: RunProgram) -> None:
     conn.execute(
         "INSERT INTO consumer_offsets (group_id, topic, topic_id, partition, next_offset) VALUES ('g', 't', 'i', 0, 5)"
