@@ -47,7 +47,7 @@ Dates = Annotated[
     tuple[str, ...],
     Parameter(
         name="--date",
-        help="Local date of the account, as 2026-02-11, 2026-02-01..2026-02-28, or yesterday; repeatable.",
+        help="Local date of the account, as 2026-02-11, 2026-02-01..2026-02-28, today or yesterday; repeatable.",
         negative=(),
     ),
 ]

@@ -24,7 +24,7 @@ from consumer.tables import print_json
 def explain(
     *,
     account: Annotated[int | None, Parameter(help="Account id.")] = None,
-    date: Annotated[str | None, Parameter(help="Local date of the account: 2026-02-11, or yesterday.")] = None,
+    date: Annotated[str | None, Parameter(help="Local date of the account: 2026-02-11, today or yesterday.")] = None,
     metric: Annotated[str | None, Parameter(help="Only this metric's rows and raw events.")] = None,
     event: Annotated[int | None, Parameter(help="Id of an event, instead of a day: what became of it.")] = None,
     json: Annotated[bool, Parameter(help="One JSON object on one line.", negative=())] = False,

@@ -144,7 +144,7 @@ def select(
     if not (account or all_accounts):
         raise WrongUse("name the days: --account A (repeatable) or --all-accounts, and --date D or --all-dates")
     if not (dates or all_dates):
-        raise WrongUse("name the days: --date D (repeatable; also A..B, or yesterday) or --all-dates")
+        raise WrongUse("name the days: --date D (repeatable; also A..B, today or yesterday) or --all-dates")
     for each in account:
         if not LEAST_ACCOUNT <= each <= MOST_ACCOUNT:
             raise WrongUse(f"--account: {each} is no 32-bit integer, so no account has it")
@@ -158,7 +158,7 @@ def select(
 
 
 def parse_dates(texts: Sequence[str]) -> tuple[DateRange, ...]:
-    """Ranges of `2026-02-11`, `2026-02-01..2026-02-28`, `yesterday`, `2026-02-01..yesterday`; raises WrongUse."""
+    """Ranges of `2026-02-11`, `2026-02-01..2026-02-28`, `today`, `yesterday`, `2026-02-01..yesterday`; raises WrongUse."""
     ranges = []
     for text in texts:
         first, dots, last = text.partition("..")
@@ -215,7 +215,7 @@ def _endpoint(text: str, whole: str) -> Endpoint:
         return date.fromisoformat(text)
     except ValueError:
         raise WrongUse(
-            f"--date: {whole!r} is no date; write 2026-02-11, 2026-02-01..2026-02-28, or yesterday"
+            f"--date: {whole!r} is no date; write 2026-02-11, 2026-02-01..2026-02-28, today or yesterday"
         ) from None
 
 

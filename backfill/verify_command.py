@@ -34,7 +34,7 @@ def verify(
         tuple[str, ...],
         Parameter(
             name="--date",
-            help="Local date, as 2026-02-11, 2026-02-01..2026-02-28 or yesterday; repeatable.",
+            help="Local date, as 2026-02-11, 2026-02-01..2026-02-28, today or yesterday; repeatable.",
             negative=(),
         ),
     ] = (),

@@ -245,6 +245,13 @@ def test_a_database_that_does_not_let_it_in(run_program: RunProgram, database_ur
     assert "check the user, password, sslmode and certificates in DATABASE_URL" in said
 
 
+@pytest.mark.parametrize("command", [[], ["verify"], ["explain"]], ids=" ".join)
+def test_its_help_knows_all_words_for_dates(run_program: RunProgram, command: list[str]) -> None:
+    code, out, err = run_program("backfill", *command, "--help")
+    assert (code, err) == (0, "")
+    assert "today or yesterday" in " ".join(out.replace("│", " ").split())
+
+
 def test_its_help_knows_all_exit_codes(run_program: RunProgram) -> None:
     code, out, err = run_program("backfill", "--help")
     assert (code, err) == (0, "")

@@ -354,7 +354,7 @@ def test_failures_are_listed_again_where_they_may_have_scrolled_away(conn: Conne
         ("--account 1 --date 2023-02-01..", "is no date"),
         ("--account 1 --date 2023-02-30", "is no date"),
         ("--account 1 --date 2023-02-01...2023-02-03", "is no date"),
-        ("--account 1 --date tomorrow", "is no date"),
+        ("--account 1 --date tomorrow", "is no date; write 2026-02-11, 2026-02-01..2026-02-28, today or yesterday"),
         ("--account 1 --date 2023-02-01 --all-dates", "--date and --all-dates: one or the other, not both"),
         ("--all-accounts --account 1 --date 2023-02-01", "--account and --all-accounts: one or the other, not both"),
         ("verify --all-accounts --account 1 --all-dates", "--account and --all-accounts: one or the other, not both"),
