@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 from confluent_kafka import Message
 
 from consumer.handlers import Decoded, Handler
-from consumer.rollup.batch import Batch, DeadLetter, Events, Partition, Reject, Span, merge
+from consumer.rollup.batch import Batch, DeadLetter, Events, Partition, Reject, Span, headers_size, merge
 from consumer.rollup.days import instant_if_any
 
 FIRST_READ = 100
@@ -37,23 +38,26 @@ def assemble(
     topic_ids: Mapping[str, str],
     handlers: Mapping[str, Handler],
     now_us: int,
+    ends: Mapping[Partition, int] = MappingProxyType({}),
 ) -> Batch:
     """Decode messages into a batch.
 
     Args:
         messages: from any of the topics, without errors, in order of offset within each partition.
-        starts: the next offset to read of every partition among them.
+        starts: the next offset to read of every partition among them, and in `ends`.
         topic_ids: by topic.
         handlers: by topic.
         now_us: the present, microseconds since the epoch.
+        ends: offsets, beyond their starts, that partitions were read up to: their spans reach there, though no message
+            may lie right before, or there is none at all.
     """
     if len(handlers) == 1:
         (topic,) = handlers
-        return _of_topic(topic, messages, starts, topic_ids[topic], handlers[topic], now_us)
-    by_topic: dict[str, list[Message]] = {}
+        return _of_topic(topic, messages, starts, topic_ids[topic], handlers[topic], now_us, ends)
+    by_topic: dict[str, list[Message]] = {partition.topic: [] for partition in ends}
     for message in messages:
         by_topic.setdefault(str(message.topic()), []).append(message)
-    return merge([_of_topic(t, ms, starts, topic_ids[t], handlers[t], now_us) for t, ms in by_topic.items()])
+    return merge([_of_topic(t, ms, starts, topic_ids[t], handlers[t], now_us, ends) for t, ms in by_topic.items()])
 
 
 def _of_topic(
@@ -63,10 +67,13 @@ def _of_topic(
     topic_id: str,
     handler: Handler,
     now_us: int,
+    ends: Mapping[Partition, int],
 ) -> Batch:
     decoded = handler.decode([m.value() for m in messages], now_us)
     numbers = np.array([m.partition() for m in messages], np.int32)
-    present = np.bincount(numbers) > 0
+    ended = {partition.partition: end for partition, end in ends.items() if partition.topic == topic}
+    present = np.bincount(numbers, minlength=max(ended, default=-1) + 1) > 0
+    present[list(ended)] = True
     place = (np.cumsum(present) - 1)[numbers]
     names = [Partition(topic, number) for number in np.flatnonzero(present).tolist()]
     first, last = _ends(place, len(names))
@@ -76,19 +83,22 @@ def _of_topic(
     received = counts.of(np.arange(len(messages)))
     spans = []
     for at, name in enumerate(names):
-        start, offset = starts[name], messages[first[at]].offset()
-        if offset is None or offset < start:
-            raise ValueError(f"{name}: read offset {offset} where {start} or later is next")
+        start, next_offset, oldest_us = starts[name], ended.get(name.partition, 0), None
+        if received[at]:
+            offset, oldest_us = messages[first[at]].offset(), timestamp_us(messages[first[at]])
+            next_offset = max(next_offset, (messages[last[at]].offset() or 0) + 1)
+            if offset is None or offset < start:
+                raise ValueError(f"{name}: read offset {offset} where {start} or later is next")
         spans.append(
             Span(
                 name,
                 topic_id,
                 start,
-                (messages[last[at]].offset() or 0) + 1,
+                next_offset,
                 received[at],
                 {reason: numbers_of[at] for reason, numbers_of in skipped.items() if numbers_of[at]},
                 reject_places[at],
-                timestamp_us(messages[first[at]]),
+                oldest_us,
             )
         )
     events = _with_source(decoded, place)
@@ -108,7 +118,7 @@ class _Counts:
 
 
 def _ends(place: npt.NDArray[np.intp], size: int) -> tuple[list[int], list[int]]:
-    """The positions of each partition's first and last message."""
+    """The positions of each partition's first and last message; of one without any they mean nothing."""
     positions = np.arange(len(place))
     first, last = np.zeros(size, np.int64), np.zeros(size, np.int64)
     last[place] = positions  # of several assignments to one place the last one stays
@@ -163,7 +173,7 @@ def _headers(message: Message) -> tuple[list[tuple[str, bytes | None]], str]:
 def _size_beside_value(message: Message) -> int:
     """The bytes of a message's key and headers' values: `len(message)` is its value's alone."""
     headers, _ = _headers(message)
-    return len(message.key() or b"") + sum(len(value or b"") for _, value in headers)
+    return len(message.key() or b"") + headers_size(headers)
 
 
 def _bytes(value: bytes | str | None) -> bytes | None:

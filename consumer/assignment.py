@@ -7,7 +7,7 @@ callbacks come from within `source.read` and `source.close`.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import psycopg
 import structlog
@@ -89,6 +89,17 @@ class Assignment:
     def goes_on(self) -> bool:
         """Whether messages are known that were not read yet."""
         return any((self.source.end_offset(p) or 0) > self.positions.next[p] for p in self.source.owned)
+
+    def log_ends(self, ended: Mapping[Partition, int], *, alone: bool) -> dict[Partition, int]:
+        """Where logs end beyond the last message that was read, to be stored now.
+
+        Args:
+            ended: what the last read told.
+            alone: whether it brought no messages, to go along with. They wait until the writer is idle then, so that
+                they never pile up before it.
+        """
+        self.positions.log_ended(ended)
+        return {} if alone and not self._writer.idle else self.positions.ends
 
     def report(self) -> None:
         """Lag, Kafka's copy of the offsets, and whether topics are still the ones that were read. Asks nobody."""

@@ -86,6 +86,12 @@ FIXED = (
         "error",
         "An offset that is gone must never be skipped in silence; ON_OFFSET_GAP says what to do then.",
     ),
+    Property(
+        "enable.partition.eof",
+        "true",
+        "Tells where a log ends, so that stored offsets pass what is no message there: transaction markers, aborted "
+        "messages. Else they would count as lag for ever, and as lost once retention deletes them.",
+    ),
 )
 """Without these the counts are not exact. Another value is refused."""
 
@@ -103,7 +109,7 @@ FILES = frozenset(
 """Looked at before librdkafka does: what it says of a file that is not there names neither the file nor the cause."""
 
 _COOPERATIVE = "cooperative-sticky"
-_FALSE = {"false", "f", "0"}  # librdkafka's words for it
+_WORDS = {"false": {"false", "f", "0"}, "true": {"true", "t", "1"}}  # librdkafka's
 
 MAX_POLL_INTERVAL_MS = 300_000
 """librdkafka's default."""
@@ -176,7 +182,7 @@ def problems(overrides: Mapping[str, str]) -> Iterator[str]:
     which cannot be read."""
     for fixed in FIXED:
         found = overrides.get(fixed.name, str(fixed.value)).strip().lower()
-        if found != fixed.value and not (fixed.value == "false" and found in _FALSE):
+        if found not in _WORDS.get(str(fixed.value), {fixed.value}):
             yield _wrong(overrides, fixed.name, f"only {fixed.value}. {fixed.why}")
     if "metadata.broker.list" in overrides:
         yield _wrong(overrides, "metadata.broker.list", "nothing; set KAFKA_BOOTSTRAP_SERVERS, its other name")

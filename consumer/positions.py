@@ -23,6 +23,7 @@ class Positions:
         self.next: dict[Partition, int] = {}
         """The next offset to read."""
         self._started: dict[Partition, int] = {}
+        self._ends: dict[Partition, int] = {}
         # What is not committed yet: (first offset, next offset, broker timestamp in µs of the oldest message).
         self._unread: dict[Partition, deque[tuple[int, int, int]]] = {}
 
@@ -31,6 +32,7 @@ class Positions:
         for partition, offset in offsets.items():
             self.next[partition] = self._started[partition] = offset
             self._unread[partition] = deque()
+            self._ends.pop(partition, None)
         self._metrics.add_partitions(offsets)
 
     def drop(self, partitions: Iterable[Partition]) -> None:
@@ -38,6 +40,7 @@ class Positions:
         for partition in partitions:
             self.next.pop(partition, None)
             self._unread.pop(partition, None)
+            self._ends.pop(partition, None)
             self._metrics.remove_partitions([partition])
 
     def advance(self, batch: Batch) -> None:
@@ -47,6 +50,15 @@ class Positions:
             self._metrics.messages_consumed.labels(span.source.topic).inc(span.messages)
             if span.oldest_us is not None:
                 self._unread[span.source].append((span.start, span.next, span.oldest_us))
+
+    def log_ended(self, ends: Mapping[Partition, int]) -> None:
+        """Partitions were read up to here, be it that no message lies right before."""
+        self._ends |= ends
+
+    @property
+    def ends(self) -> dict[Partition, int]:
+        """Where logs ended beyond the next offset to read: between the two there is no message."""
+        return {p: end for p, end in self._ends.items() if end > self.next[p]}
 
     def report_lag(self, committed: Mapping[Partition, int], end_of: Callable[[Partition], int | None]) -> None:
         """Set the lag of every partition whose log's end is known.

@@ -1,13 +1,20 @@
-"""Errors that the Kafka client hands out instead of messages: which end the process, which pass by themselves."""
+"""Errors that the Kafka client hands out instead of messages: which end the process, which pass by themselves, and what
+is none."""
 
 from confluent_kafka import KafkaError, KafkaException
 
 from consumer.access import refused_topic
-from consumer.errors import FencedError, OffsetGapError, TopicError
+from consumer.errors import ConfigurationError, FencedError, OffsetGapError, TopicError
 
 # The client tells of a fatal error once, under a code of its own; what it was is only in the text.
 _STILL_USED = KafkaError(KafkaError.UNRELEASED_INSTANCE_ID).str()
 _FENCED = KafkaError(KafkaError.FENCED_INSTANCE_ID).str()
+
+
+def is_log_end(error: KafkaError) -> bool:
+    """Whether it is no error: everything before the offset that it comes with was handed out, or is no message for us
+    (a transaction's marker, aborted, compacted away). The log goes on there, or a transaction that is still open."""
+    return error.code() == KafkaError._PARTITION_EOF
 
 
 def is_name_taken(error: KafkaError) -> bool:
@@ -30,6 +37,11 @@ def needs_somebody(error: KafkaError, topic: str | None, partition: int | None) 
         return OffsetGapError(
             f"{name}: {error.str()}. Events between the stored offset and the log's start are gone from the "
             "topic: set ON_OFFSET_GAP=reset to go on from the log's start, then rebuild the days they lie on"
+        )
+    if code == KafkaError.INVALID_SESSION_TIMEOUT:
+        return ConfigurationError(
+            f"KAFKA_SESSION_TIMEOUT_MS is wrong: the brokers refuse it ({error.str()}); allowed: from their "
+            "group.min.session.timeout.ms to their group.max.session.timeout.ms, 6000 to 1800000 by default"
         )
     if code in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:
         return TopicError(f"{topic}: {error.str()}. Create the topic, or name another in KAFKA_TOPICS")

@@ -9,7 +9,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -30,7 +30,7 @@ from consumer.health_server import HealthServer
 from consumer.logs import KAFKA_LOGGER, Event
 from consumer.metrics import Metrics
 from consumer.poll_cycle import Policy
-from consumer.rollup.batch import Batch
+from consumer.rollup.batch import Batch, Partition
 from consumer.rollup.registry import REGISTRY
 from consumer.rollup.store import Rules
 from consumer.settings import Settings
@@ -171,32 +171,34 @@ class Service:
             self._unpause()
             waited = time.monotonic()
             try:
-                messages = self._source.read(most, IDLE_WAIT, gather)
+                messages, ended, full = self._source.read(min(most, self._writer.limit), IDLE_WAIT, gather)
             except OffsetGapError:
                 if self._settings.on_offset_gap == "stop":
                     raise
                 self._writer.abandon()  # and start again from the stored offsets, where the gap is closed
                 continue
             read = time.monotonic()
-            if not messages:
+            ends = self._assignment.log_ends(ended, alone=not messages)
+            if not messages and not ends:
                 observe("idle", read - waited)
                 continue
             observe("poll", read - waited)
-            batch = self._assemble(messages)
+            batch = self._assemble(messages, ends)
             if excesses := self._assignment.flood.look(batch, messages):
                 self._stop_before(excesses, messages)
-            self._submit(batch, lagging=len(messages) >= most)
-            most = next_read(messages, self._settings.fetch_max_events)
+            self._submit(batch, lagging=full)
+            if messages:
+                most = next_read(messages, self._settings.fetch_max_events)
             observe("decode", time.monotonic() - read)
 
-    def _assemble(self, messages: Sequence[Message]) -> Batch:
-        now_us = time.time_ns() // 1000
-        return assemble(messages, self._assignment.positions.next, self._store.topic_ids, self._handlers, now_us)
+    def _assemble(self, messages: Sequence[Message], ends: Mapping[Partition, int]) -> Batch:
+        now_us, starts = time.time_ns() // 1000, self._assignment.positions.next
+        return assemble(messages, starts, self._store.topic_ids, self._handlers, now_us, ends)
 
     def _stop_before(self, excesses: Sequence[Excess], messages: Sequence[Message]) -> NoReturn:
         """Too many messages are bad: what comes before is still written, and the process ends."""
         if good := before(messages, excesses):
-            self._submit(self._assemble(good), lagging=False)
+            self._submit(self._assemble(good, {}), lagging=False)
         for excess in excesses:
             letter = excess.letter
             log.error(

@@ -8,12 +8,12 @@ the sake of lag tools (`mirror`). Only this file's caller thread may use it; lib
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from consumer.client import Closer, Watch, make_consumer
-from consumer.read_errors import is_name_taken, needs_somebody
+from consumer.read_errors import is_log_end, is_name_taken, needs_somebody
 from consumer.rollup.batch import Partition
 
 LeavingHook = Callable[[Sequence[Partition], bool], None]
@@ -21,6 +21,21 @@ Rebalanced = Callable[[str, Sequence[Partition]], None]
 
 JOIN_AGAIN_SECONDS = 2.0
 """Between two attempts to join while the group still has a dead member with our `group.instance.id`."""
+
+
+class Read(NamedTuple):
+    """What came at once.
+
+    Attributes:
+        messages: in order of offset within each partition.
+        ends: up to which offset partitions were read whose log ended: what lies before it was handed out, with
+            `messages` or earlier, or is no message.
+        full: whether as much came as was asked for.
+    """
+
+    messages: list[Message]
+    ends: dict[Partition, int]
+    full: bool
 
 
 class Source:
@@ -51,6 +66,7 @@ class Source:
         self._leaving = leaving
         self._rebalanced = rebalanced
         self._early: list[Message] = []
+        """What came while fetching was stopped: messages and log ends."""
         self.owned: set[Partition] = set()
         """Partitions that are being read."""
         self.pending: set[Partition] = set()
@@ -97,8 +113,8 @@ class Source:
         if self.paused:
             self._consumer.pause(ours)
 
-    def read(self, most: int, idle_wait: float, gather_wait: float) -> list[Message]:
-        """Up to `most` messages.
+    def read(self, most: int, idle_wait: float, gather_wait: float) -> Read:
+        """Up to `most` messages and log ends.
 
         Waits up to `idle_wait` seconds for the first one and then up to `gather_wait` for others to come along; with
         enough messages at hand it does not wait. Rebalances happen in here.
@@ -109,7 +125,7 @@ class Source:
         """
         if self._join_again_at is not None:
             self._join_again(idle_wait)
-            return []
+            return Read([], {}, full=False)
         self._gave_away = False
         first = self._consumer.poll(idle_wait)
         messages, self._early = self._early, []
@@ -118,13 +134,16 @@ class Source:
             messages.append(first)
             if most > 1 and not self.paused:
                 messages += self._consumer.consume(most - 1, gather_wait)
-        if [m for m in messages if m.error() is not None]:
-            messages = self._without_errors(messages)
+        full = len(messages) >= most
+        if others := [m for m in messages if m.error() is not None]:
+            messages = [m for m in messages if m.error() is None]
+            others = self._log_ends(others)
         if self._gave_away:  # between the first message and the last; whoever owns the partition now reads it again
             messages = [m for m in messages if _partition(m) in self.owned]
-        if self.paused and messages:  # fetched before the pause: kept for later
-            self._early, messages = messages, []
-        return messages
+            others = [m for m in others if _partition(m) in self.owned]
+        if self.paused:  # fetched before the pause: kept for later
+            self._early, messages, others = messages + others, [], []
+        return Read(messages, {_partition(m): m.offset() or 0 for m in others}, full)
 
     def pause(self) -> None:
         """Stop fetching; `read` goes on serving the group and returns nothing."""
@@ -214,19 +233,22 @@ class Source:
         self.pending -= named
         self._rebalanced("lost" if lost else "revoked", sorted(named))
 
-    def _without_errors(self, messages: list[Message]) -> list[Message]:
-        """Messages only; errors that need somebody are raised, the others pass by themselves."""
-        for message in messages:
-            error = message.error()
-            if error is None:
-                continue
-            if is_name_taken(error):
+    def _log_ends(self, others: list[Message]) -> list[Message]:
+        """Of what came instead of messages the ends of logs; errors that need somebody are raised, the others pass by
+        themselves."""
+        ends = []
+        for other in others:
+            error = other.error()
+            if error is None or is_log_end(error):
+                ends.append(other)
+            elif is_name_taken(error):
                 self._wait_for_name()
-            elif problem := needs_somebody(error, message.topic(), message.partition()):
+            elif problem := needs_somebody(error, other.topic(), other.partition()):
                 raise problem
             else:
-                self._logger.warning("%s[%s]: %s", message.topic(), message.partition(), error.str())
-        return [m for m in messages if m.error() is None]
+                where = f"{other.topic()}[{other.partition()}]: " if other.topic() else ""
+                self._logger.warning("%s%s", where, error.str())
+        return ends
 
     def _wait_for_name(self) -> None:
         self._logger.warning(

@@ -90,6 +90,11 @@ class Writer:
             return not self._gathering.full and not self._needs_reader()
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing is being written, not even a batch without messages."""
+        return not self._gathering.waiting and self._writing is None
+
+    @property
     def limit(self) -> int:
         """How many messages to read at once at most, as things are: a transaction is at least one read."""
         return self._gathering.limit
@@ -99,9 +104,9 @@ class Writer:
         with self._changed:
             self._hurry = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._idle or self._needs_reader(), seconds)
+            self._changed.wait_for(lambda: self.idle or self._needs_reader(), seconds)
             self._hurry = False
-            return self._idle and not self._needs_reader()
+            return self.idle and not self._needs_reader()
 
     def abandon(self) -> None:
         """Forget what waits, and give up the batch in hand at its next failure. If that one commits after all, stored
@@ -137,11 +142,6 @@ class Writer:
 
     def _pending(self) -> int:
         return self._gathering.events + (self._writing.messages if self._writing else 0)
-
-    @property
-    def _idle(self) -> bool:
-        # By batches: one may have no messages, and move offsets all the same.
-        return not self._gathering.waiting and self._writing is None
 
     def _needs_reader(self) -> bool:
         return self.conflicted or self.failure is not None

@@ -143,7 +143,8 @@ class Span:
     skipped: Mapping[str, int]
     dead: int
     oldest_us: int | None
-    """Broker timestamp of the span's first message, microseconds since the epoch; None if the broker gave none."""
+    """Broker timestamp of the span's first message, microseconds since the epoch; None if the broker gave none, or if
+    there is no message."""
 
     def __post_init__(self) -> None:
         if not self.start < self.next:
@@ -161,7 +162,7 @@ class Span:
             self.messages + later.messages,
             Counter(self.skipped) + Counter(later.skipped),
             self.dead + later.dead,
-            self.oldest_us,
+            self.oldest_us if self.messages else later.oldest_us,
         )
 
 

@@ -174,6 +174,10 @@ def test_producers_commit_and_abort_transactions(world: World, transactional: Pr
             transactional.commit_transaction(30)
         else:
             transactional.abort_transaction(30)
+    world.rest()
+    ends = {partition: end for partition, (_, end) in world.topic.ranges().items()}  # markers are there, not messages
+    world.until(lambda: world.offsets() == ends, f"offsets {ends}")
+    world.go_on()
     world.settle()
 
 

@@ -26,6 +26,7 @@ class Member:
     def __init__(self, bootstrap: str, group: str, topic: str, **properties: str) -> None:
         self.left: list[tuple[Partition, bool]] = []
         self.changes: list[str] = []
+        self.ends: dict[Partition, int] = {}
         quick = {"heartbeat.interval.ms": "300", "session.timeout.ms": "6000"}
         settings = Settings(
             kafka_bootstrap_servers=bootstrap, kafka_group_id=group, kafka_overrides={**quick, **properties}
@@ -48,7 +49,7 @@ class Member:
         deadline = time.monotonic() + SECONDS
         while not condition():
             assert time.monotonic() < deadline, f"owned {self.source.owned}, pending {self.source.pending}"
-            messages += self.source.read(100, 0.1, 0)
+            messages += self.read_once(100)
         return messages
 
     def read_offsets(self, count: int) -> list[int]:
@@ -57,8 +58,13 @@ class Member:
         deadline = time.monotonic() + SECONDS
         while len(messages) < count:
             assert time.monotonic() < deadline, f"{len(messages)} of {count} messages"
-            messages += self.source.read(count - len(messages), 0.1, 0)
+            messages += self.read_once(count - len(messages))
         return [offset for m in messages if (offset := m.offset()) is not None]
+
+    def read_once(self, most: int) -> list[Message]:
+        messages, ends, _ = self.source.read(most, 0.1, 0)
+        self.ends |= ends
+        return messages
 
 
 Join = Callable[..., Member]
@@ -99,7 +105,7 @@ def test_nothing_is_read_before_it_is_told_where_to_start(
     assert member.read_until(lambda: source.pending == {here, there}) == []
     assert source.is_member
     assert source.owned == set()
-    assert source.read(100, 0.3, 0) == []
+    assert source.read(100, 0.3, 0) == ([], {}, False)
 
     source.start({here: 700})
     assert source.owned == {here}
@@ -128,11 +134,11 @@ def test_a_pause_keeps_every_message_for_later(kafka_bootstrap: str, make_topic:
         offsets += member.read_offsets(250)
         source.pause()
         for _ in range(3):
-            assert source.read(100, 0.02, 0) == []
+            assert source.read(100, 0.02, 0) == ([], {}, False)
         source.resume()
     source.pause()
     source.restart({here: 2_000})
-    assert source.read(100, 0.3, 0) == []  # paused it stays
+    assert source.read(100, 0.3, 0) == ([], {}, False)  # paused it stays
     source.resume()
     offsets += member.read_offsets(1_000)
     assert offsets == [*range(1_000), *range(2_000, 3_000)]
@@ -164,7 +170,7 @@ def test_messages_of_a_partition_given_away_while_reading_are_left_to_its_new_ow
             assert time.monotonic() < deadline
             for partition in both:  # so that each read begins with messages of both
                 send(kafka_bootstrap, topic, 10, partition.partition)
-            for message in first.source.read(1_000_000, 1, 0.5):
+            for message in first.source.read(1_000_000, 1, 0.5).messages:
                 partition = Partition(str(message.topic()), message.partition() or 0)
                 assert partition in first.source.owned
                 offset = message.offset()
@@ -200,6 +206,91 @@ def test_a_partition_lost_while_paused_is_read_again(kafka_bootstrap: str, make_
     member.read_until(lambda: source.pending == {here})
     source.start({here: 10})
     assert member.read_offsets(90) == list(range(10, 100))
+
+
+@pytest.fixture
+def transactional(kafka_bootstrap: str) -> Producer:
+    """A producer of transactions."""
+    name = f"tx-{uuid.uuid4().hex[:8]}"
+    producer = Producer({"bootstrap.servers": kafka_bootstrap, "transactional.id": name, "log_level": 0})
+    producer.init_transactions(30)
+    return producer
+
+
+def begin(producer: Producer, topic: str, count: int) -> None:
+    """Send numbered messages to partition 0, in a transaction that stays open."""
+    producer.begin_transaction()
+    for number in range(count):
+        producer.produce(topic, b"%d" % number, partition=0)
+    assert producer.flush(30) == 0
+
+
+def test_the_end_of_a_log_is_told_behind_all_that_is_no_message(
+    kafka_bootstrap: str,
+    make_topic: MakeTopic,
+    join: Join,
+    transactional: Producer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    topic = make_topic(1)
+    here = Partition(topic, 0)
+    member = join(topic)
+    source = member.source
+    source.subscribe()
+    member.read_until(lambda: source.pending == {here})
+    source.start({here: 0})
+    assert member.read_until(lambda: member.ends == {here: 0}) == []
+
+    begin(transactional, topic, 3)
+    transactional.commit_transaction(30)
+    assert [m.offset() for m in member.read_until(lambda: member.ends == {here: 4})] == [0, 1, 2]
+    begin(transactional, topic, 1_000)
+    transactional.abort_transaction(30)
+    assert member.read_until(lambda: member.ends == {here: 1_005}) == []
+    assert source.end_offset(here) == 1_005
+
+    begin(transactional, topic, 2)
+    send(kafka_bootstrap, topic, 1)  # behind an open transaction, so nobody may read it yet
+    member.read_until(lambda: source.end_offset(here) == 1_008)
+    assert source.read(100, 0.5, 0) == ([], {}, False)
+    transactional.commit_transaction(30)
+    assert [m.offset() for m in member.read_until(lambda: member.ends == {here: 1_009})] == [1_005, 1_006, 1_007]
+    send(kafka_bootstrap, topic, 1)
+    assert [m.offset() for m in member.read_until(lambda: member.ends == {here: 1_010})] == [1_009]
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_an_end_is_told_again_after_a_pause_and_behind_what_is_read_again(
+    kafka_bootstrap: str, make_topic: MakeTopic, join: Join, transactional: Producer
+) -> None:
+    topic = make_topic(1)
+    here = Partition(topic, 0)
+    member = join(topic)
+    source = member.source
+    source.subscribe()
+    member.read_until(lambda: source.pending == {here})
+    send(kafka_bootstrap, topic, 2)
+    source.start({here: 0})
+    assert member.read_offsets(2) == [0, 1]
+    member.read_until(lambda: member.ends == {here: 2})
+    begin(transactional, topic, 50)
+    transactional.abort_transaction(30)
+    threading.Event().wait(0.5)  # it has fetched that, and knows of the end
+
+    source.pause()
+    assert source.read(100, 0.3, 0) == ([], {}, False)
+    source.resume()
+    assert member.read_until(lambda: member.ends == {here: 53}) == []
+
+    send(kafka_bootstrap, topic, 1)
+    threading.Event().wait(0.5)  # it has fetched that, too
+    member.ends.clear()
+    source.restart({here: 1})
+    offsets: list[int | None] = []
+    while not member.ends:  # the end comes with the last message or later, and what had been fetched does not come
+        offsets += [m.offset() for m in member.read_once(1)]
+        assert not member.ends or offsets == [1, 53]
+    assert member.ends == {here: 54}
 
 
 def test_an_offset_before_the_log_is_an_error(kafka_bootstrap: str, make_topic: MakeTopic, join: Join) -> None:

@@ -19,12 +19,13 @@ def message(value: bytes | None, offset: int, partition: int = 0, topic: str = "
     return Message(topic=topic, partition=partition, offset=offset, value=value, **made)  # type: ignore[arg-type]
 
 
-def assembled(*messages: Message, starts: dict[Partition, int] | None = None) -> Batch:
-    topics = {str(m.topic()) for m in messages}
+def assembled(
+    *messages: Message, starts: dict[Partition, int] | None = None, ends: dict[Partition, int] | None = None
+) -> Batch:
+    topics = {str(m.topic()) for m in messages} | {partition.topic for partition in ends or {}}
     first = {Partition(str(m.topic()), m.partition() or 0): m.offset() or 0 for m in reversed(messages)}
-    return assemble(
-        messages, {**first, **(starts or {})}, {t: f"id of {t}" for t in topics}, dict.fromkeys(topics, HANDLER), NOW_US
-    )
+    ids = {topic: f"id of {topic}" for topic in topics}
+    return assemble(messages, {**first, **(starts or {})}, ids, dict.fromkeys(topics, HANDLER), NOW_US, ends=ends or {})
 
 
 # -- assemble
@@ -102,6 +103,54 @@ def test_the_oldest_timestamp_of_a_span_is_its_first_messages() -> None:
     assert assembled(message(GOOD, 3), message(GOOD, 4)).spans[0].oldest_us == 1_003_000
 
 
+# -- where logs end
+
+
+def test_what_is_no_message_at_a_logs_end_is_covered() -> None:
+    """A transaction's marker, an aborted transaction: nothing is delivered there."""
+    batch = assembled(message(GOOD, 10), message(GOOD, 11), ends={Partition("a", 0): 15})
+    (span,) = batch.spans
+    assert (span.start, span.next, span.messages, span.oldest_us) == (10, 15, 2, 1_010_000)
+
+
+def test_a_log_that_ends_behind_its_last_message_changes_nothing() -> None:
+    (span,) = assembled(message(GOOD, 10), ends={Partition("a", 0): 11}).spans
+    assert (span.start, span.next, span.messages) == (10, 11, 1)
+    (span,) = assembled(message(GOOD, 10), message(GOOD, 11), ends={Partition("a", 0): 11}).spans  # ended in between
+    assert span.next == 12
+
+
+def test_a_log_that_ends_without_a_message_has_a_span_of_none() -> None:
+    starts, ends = {Partition("a", 1): 5, Partition("a", 7): 0}, {Partition("a", 7): 1, Partition("a", 1): 9}
+    batch = assembled(starts=starts, ends=ends)
+    assert [(s.source.partition, s.start, s.next, s.messages, s.dead, s.oldest_us) for s in batch.spans] == [
+        (1, 5, 9, 0, 0, None),
+        (7, 0, 1, 0, 0, None),
+    ]
+    assert (batch.messages, len(batch.events), batch.dead_letters) == (0, 0, ())
+
+
+def test_messages_find_their_place_between_logs_that_ended() -> None:
+    starts = {Partition("a", 0): 3, Partition("a", 4): 0}
+    ends = {Partition("a", 0): 4, Partition("a", 4): 2}
+    batch = assembled(message(BAD, 8, partition=2), message(GOOD, 9, partition=2), starts=starts, ends=ends)
+    assert [(s.source.partition, s.start, s.next, s.messages, s.dead) for s in batch.spans] == [
+        (0, 3, 4, 0, 0), (2, 8, 10, 2, 1), (4, 0, 2, 0, 0),
+    ]  # fmt: skip
+    assert batch.events.source.tolist() == [1]
+    assert batch.dead_letters[0].source == Partition("a", 2)
+
+
+def test_logs_of_several_topics_end() -> None:
+    starts = {Partition("b", 0): 7, Partition("c", 1): 0}
+    batch = assembled(message(GOOD, 5, topic="a"), starts=starts, ends={Partition("b", 0): 8, Partition("c", 1): 1})
+    assert [(s.source, s.topic_id, s.next, s.messages) for s in batch.spans] == [
+        (Partition("a", 0), "id of a", 6, 1),
+        (Partition("b", 0), "id of b", 8, 0),
+        (Partition("c", 1), "id of c", 1, 0),
+    ]
+
+
 # -- merge
 
 
@@ -116,6 +165,16 @@ def test_batches_merge_where_their_offsets_follow() -> None:
     assert [batch.spans[source].source.partition for source in batch.events.source] == [0, 1]
     assert len(batch.dead_letters) == 1
     assert merge([first]) is first
+
+
+def test_messages_after_a_marker_keep_their_timestamp() -> None:
+    here = Partition("a", 0)
+    marker = assembled(starts={here: 3}, ends={here: 4})
+    more = assembled(message(GOOD, 4), message(GOOD, 5), ends={here: 7})
+    (span,) = merge([marker, more]).spans
+    assert (span.start, span.next, span.messages, span.oldest_us) == (3, 7, 2, 1_004_000)
+    (span,) = merge([more, assembled(starts={here: 7}, ends={here: 8})]).spans
+    assert (span.start, span.next, span.messages, span.oldest_us) == (4, 8, 2, 1_004_000)
 
 
 def test_batches_that_do_not_follow_are_refused() -> None:

@@ -103,6 +103,18 @@ def test_holes_among_offsets_are_no_messages() -> None:
     assert reader.read(SYNTAX, step=5) == [("DEAD_LETTER_MAX_CONSECUTIVE", 10)]
 
 
+def test_markers_at_a_logs_end_are_no_messages() -> None:
+    reader = Reader(Limits(0.5, 4, 2))
+    source = Partition("t", 0)
+    assert reader.read(SYNTAX, SYNTAX) == []
+    marker = assemble([], {source: 2}, {"t": "id"}, {"t": HANDLER}, NOW_US, {source: 5})
+    assert reader.watch.look(marker, []) == []
+    bad = [Message(topic="t", partition=0, offset=5, value=SYNTAX)]
+    batch = assemble(bad, {source: 5}, {"t": "id"}, {"t": HANDLER}, NOW_US, {source: 7})
+    (excess,) = reader.watch.look(batch, bad)
+    assert (excess.letter.offset, excess.measure) == (5, "3 messages in a row")
+
+
 def test_what_is_before_it_is_kept_and_so_are_other_partitions() -> None:
     reader = Reader(Limits(1.0, 10, 1))
     reader.read_all({0: [GOOD, SYNTAX, SYNTAX, GOOD], 1: [GOOD, SYNTAX, GOOD], 2: [SYNTAX, SYNTAX]})

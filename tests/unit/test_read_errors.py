@@ -3,8 +3,8 @@
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from consumer.errors import AccessError, FencedError, OffsetGapError, TopicError
-from consumer.read_errors import is_name_taken, needs_somebody
+from consumer.errors import AccessError, ConfigurationError, FencedError, OffsetGapError, TopicError
+from consumer.read_errors import is_log_end, is_name_taken, needs_somebody
 
 
 def fatal(code: int) -> KafkaError:
@@ -20,6 +20,7 @@ def fatal(code: int) -> KafkaError:
         (KafkaError.UNKNOWN_TOPIC_OR_PART, TopicError, "events.*KAFKA_TOPICS"),
         (KafkaError._UNKNOWN_TOPIC, TopicError, "events.*KAFKA_TOPICS"),
         (KafkaError.TOPIC_AUTHORIZATION_FAILED, AccessError, "'events'.*grant DESCRIBE and READ"),
+        (KafkaError.INVALID_SESSION_TIMEOUT, ConfigurationError, "KAFKA_SESSION_TIMEOUT_MS is wrong.*6000"),
         (KafkaError.GROUP_AUTHORIZATION_FAILED, AccessError, "grant READ on the group"),
     ],
 )
@@ -34,6 +35,13 @@ def test_what_needs_somebody(code: int, ends_with: type[Exception], words: str) 
 )
 def test_what_passes_by_itself(code: int) -> None:
     assert needs_somebody(KafkaError(code), "events", 3) is None
+
+
+def test_the_end_of_a_log_is_no_error() -> None:
+    end = KafkaError(KafkaError._PARTITION_EOF)
+    assert is_log_end(end)
+    assert needs_somebody(end, "events", 3) is None
+    assert not is_log_end(KafkaError(KafkaError._AUTO_OFFSET_RESET))
 
 
 def test_a_fenced_member_is_told_apart_from_one_whose_name_is_taken() -> None:

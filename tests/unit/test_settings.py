@@ -188,6 +188,8 @@ def test_a_property_is_spelt_with_dots_and_overrides_ours() -> None:
         ("KAFKA_ENABLE_AUTO_COMMIT", "true"),
         ("KAFKA_ENABLE_AUTO_OFFSET_STORE", "1"),
         ("KAFKA_ISOLATION_LEVEL", "read_uncommitted"),
+        ("KAFKA_ENABLE_PARTITION_EOF", "false"),
+        ("KAFKA_ENABLE_PARTITION_EOF", "0"),
         ("KAFKA_AUTO_OFFSET_RESET", "latest"),
         ("KAFKA_AUTO_OFFSET_RESET", "earliest"),
         ("KAFKA_METADATA_BROKER_LIST", "other:9092"),
@@ -206,7 +208,7 @@ def test_a_property_that_breaks_the_promise_is_refused_with_a_reason(variable: s
 
 def test_saying_what_is_fixed_anyway_is_no_error() -> None:
     environ = {kafka_properties.variable_of(p.name): str(p.value).upper() for p in kafka_properties.FIXED}
-    assert Settings.load(environ | {"KAFKA_ENABLE_AUTO_COMMIT": "f"}).kafka_overrides
+    assert Settings.load(environ | {"KAFKA_ENABLE_AUTO_COMMIT": "f", "KAFKA_ENABLE_PARTITION_EOF": "1"}).kafka_overrides
 
 
 @pytest.mark.parametrize("name", kafka_properties.CLASSIC_ONLY)
