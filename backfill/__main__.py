@@ -22,6 +22,7 @@ from consumer.access import refused_by_database
 from consumer.database import one_line
 from consumer.errors import WrongUse
 from consumer.settings import DatabaseSettings, WatchSettings
+from consumer.tables import harmless
 
 app = App(
     name="python -m backfill",
@@ -149,7 +150,8 @@ def _no_command(word: str) -> WrongUse:
         return WrongUse(f"{word} comes before all options: python -m backfill {word} ...")
     near = difflib.get_close_matches(word, commands, n=1)
     return WrongUse(
-        f"no such command: {word}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(commands)}")
+        f"no such command: {harmless(word)}; "
+        + (f"did you mean {near[0]}?" if near else f"there are {', '.join(commands)}")
     )
 
 

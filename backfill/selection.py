@@ -158,7 +158,7 @@ def select(
 
 
 def parse_dates(texts: Sequence[str]) -> tuple[DateRange, ...]:
-    """Ranges of `2026-02-11`, `2026-02-01..2026-02-28`, `today`, `2026-02-01..yesterday`; raises WrongUse."""
+    """Ranges of `2026-02-11`, `2026-02-01..2026-02-28`, `today`, `yesterday`, `2026-02-01..today`; raises WrongUse."""
     ranges = []
     for text in texts:
         first, dots, last = text.partition("..")

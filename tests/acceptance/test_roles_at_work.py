@@ -229,6 +229,30 @@ def test_a_stranger_is_told_so_in_one_line(database_url: str, run_program: RunPr
     assert_one_refusal(err, "nobody_of_that_name")
 
 
+def test_a_worker_that_was_let_in_waits_until_it_is_again(
+    roles_database: RolesDatabase, days_to_rebuild: None, tmp_path: Path
+) -> None:
+    """A login may be changed under it: restarts would not help before that is known."""
+    url, login = roles_database.url("backfill"), roles_database.login("backfill")
+    environment = {**os.environ, "DATABASE_URL": url, "METRICS_ADDRESS": "127.0.0.1", "METRICS_PORT": "0"}
+    watcher = Program(tmp_path / "watcher", ["backfill", "--stale", "--watch", "0.1"], environment)
+    with roles_database.connect() as admin:
+
+        def is_done() -> bool:
+            return not admin.execute("SELECT FROM rollup_days WHERE stale_since IS NOT NULL").rowcount
+
+        try:
+            wait_for(is_done, "days rebuilt", watcher)
+            admin.execute(f"ALTER ROLE {login} NOLOGIN".encode())
+            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", (login,))
+            wait_for(lambda: "not permitted to log in" in watcher.err.read_text(), "refusal", watcher)
+            admin.execute(f"ALTER ROLE {login} LOGIN".encode())
+            admin.execute("UPDATE rollup_days SET stale_since = now()")
+            wait_for(is_done, "days rebuilt again", watcher)
+        finally:
+            watcher.kill()
+
+
 def test_the_auditor_repairs_nothing_and_says_so_once(
     roles_database: RolesDatabase, days_to_rebuild: None, run_program: RunProgram
 ) -> None:
