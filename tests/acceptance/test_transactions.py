@@ -166,14 +166,14 @@ def test_a_transaction_of_markers_is_through_before_its_partition_goes_to_anothe
     with psycopg.connect(database_url) as keeper:
         keeper.execute("SELECT FROM consumer_offsets FOR UPDATE")
         transactions.abort(0, 1, records=5)
-        positions = {f"{topic}[0]": 6, f"{topic}[1]": 6}
-        wait_for(lambda: status(first)["positions"] == positions, "the transaction to be under way", first)
+        # The end of one may be told before the other's, which then waits for the writer.
+        wait_for(lambda: 6 in status(first)["positions"].values(), "a transaction that is under way", first)
         second = start_consumer(topic, KAFKA_GROUP_PROTOCOL=protocol)
         second.wait_for_log("started")
         time.sleep(3)  # the group has asked for one of the partitions
         assert first.logged("partitions_revoked") == []
     wait_until_read(conn, kafka_bootstrap, topic, first, second)
-    (given,) = second.wait_for_log("partitions_assigned")["offsets"].items()
-    assert given in positions.items()
+    (given,) = second.wait_for_log("partitions_assigned")["offsets"].values()
+    assert given in {0, 6}
     assert [member.metric("offset_conflicts_total") for member in (first, second)] == [0, 0]
     assert [member.terminate() for member in (first, second)] == [0, 0]
