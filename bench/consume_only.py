@@ -23,7 +23,7 @@ SILENCE_SECONDS = 30.0
 
 def read(topic: str, partitions: int, messages: int) -> ConsumeOnly:
     """Read so many messages. Raises `TimeoutError` when none came for half a minute, `RuntimeError` for an error."""
-    consumer = Consumer(Settings.load().kafka_properties())
+    consumer = Consumer(Settings.load().kafka_properties() | {"enable.partition.eof": "false"})  # messages alone count
     try:
         consumer.assign([TopicPartition(topic, partition, 0) for partition in range(partitions)])
         count, began, began_cpu = 0, 0.0, 0.0

@@ -58,7 +58,7 @@ def run() -> int:
 
 @app.command(name="check")
 def check_command(*, timeout: Annotated[float, Parameter(help="Seconds to wait for each answer.")] = 10.0) -> int:
-    """Check configuration, broker, topics, group, schema, time zones, stored offsets and clock: one line each.
+    """Check configuration, broker, topics, group, schema, time zones, rights, stored offsets and clock: one line each.
 
     Exit 0 if all are good, else 1.
     """
