@@ -22,8 +22,8 @@ Connection = psycopg.Connection[Any]
 
 TOPIC = "events"
 QUIET_SECONDS = 2.5
-"""Whoever has not asked for metadata for so long, lost all brokers: a client does so every half second otherwise. One that
-asks for the ids of topics is made anew after 5 s without an answer."""
+"""Whoever has not asked for metadata for so long, lost all brokers: a client does so every half second otherwise. One
+that asks for the ids of topics is made anew after 5 s without an answer."""
 SECONDS = 90.0
 """Without messages for 10 s, without brokers for 20, asked every 4, and time to join a group."""
 
