@@ -5,13 +5,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
+from bench import consume_only
 from consumer.metric_catalogue import STAGES
+from local.events import produce
+from tests.fixtures.services import MakeTopic
 
 ROOT = Path(__file__).parents[2]
 EVENTS = 5_000
@@ -83,6 +88,20 @@ def test_a_small_run_is_complete_and_right(tmp_path: Path) -> None:
     assert steady["consumer_core_percent"] >= 0
     assert found["idle"]["seconds"] >= 1
     assert found["idle"]["consumer_core_percent"] >= 0
+
+
+def test_the_end_of_a_log_is_no_message(
+    kafka_bootstrap: str, make_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = make_topic(2)
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", kafka_bootstrap)
+    messages = [(b"%d" % number, b"{}") for number in range(10)]
+    later = threading.Timer(1.5, lambda: produce(kafka_bootstrap, topic, messages))  # both ends are known by then
+    later.start()
+    try:
+        assert consume_only.read(topic, 2, 10).messages == 10
+    finally:
+        later.join()
 
 
 def test_ctrl_c_leaves_nothing_running(tmp_path: Path) -> None:
