@@ -3,7 +3,7 @@
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from consumer.errors import AccessError, ConfigurationError, FencedError, OffsetGapError, TopicError
+from consumer.errors import AccessError, ConfigurationError, FencedError, OffsetGapError, RollupError, TopicError
 from consumer.read_errors import is_log_end, is_name_taken, needs_somebody
 
 
@@ -20,6 +20,8 @@ def fatal(code: int) -> KafkaError:
         (KafkaError.UNKNOWN_TOPIC_OR_PART, TopicError, "events.*KAFKA_TOPICS"),
         (KafkaError._UNKNOWN_TOPIC, TopicError, "events.*KAFKA_TOPICS"),
         (KafkaError.TOPIC_AUTHORIZATION_FAILED, AccessError, "'events'.*grant DESCRIBE and READ"),
+        (KafkaError._BAD_MSG, RollupError, r"events\[3\].*corrupt.*Nothing was skipped"),
+        (KafkaError._BAD_COMPRESSION, RollupError, r"events\[3\].*corrupt"),
         (KafkaError.INVALID_SESSION_TIMEOUT, ConfigurationError, "KAFKA_SESSION_TIMEOUT_MS is wrong.*6000"),
         (KafkaError.GROUP_AUTHORIZATION_FAILED, AccessError, "grant READ on the group"),
     ],
