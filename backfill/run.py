@@ -41,6 +41,8 @@ class Runner:
         self._stop = stop or threading.Event()
         self._on_trouble = on_trouble
         self._conn: psycopg.Connection | None = None
+        self.was_let_in = False
+        """Whether there has been a connection."""
         self._rebuilder: Rebuilder | None = None
 
     def rebuild(self, accounts: Sequence[int], day: date, *, force: bool = False) -> list[Rebuilt]:
@@ -123,6 +125,7 @@ class Runner:
                 conn.close()
                 raise
             self._conn = conn
+            self.was_let_in = True
         return self._conn
 
     def ready(self) -> tuple[psycopg.Connection, Rebuilder]:

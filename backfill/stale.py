@@ -87,7 +87,6 @@ def watch(settings: WatchSettings, seconds: float) -> int:
     report.say(f"metrics and probes on port {server.port}")
     runner = Runner(settings, stop)
     upkeep = Upkeep(runner, settings.open_days, _Both([report, metrics], health), stop)
-    was_let_in = False
     try:
         while not stop.is_set():
             health.tick(time.monotonic())
@@ -95,13 +94,12 @@ def watch(settings: WatchSettings, seconds: float) -> int:
             try:
                 behind = _look(runner, upkeep, metrics, settings.dead_letter_retention_days)
             except psycopg.Error as error:
-                if not is_transient(error) or (refused_by_database(error) and not was_let_in):
+                if not is_transient(error) or (refused_by_database(error) and not runner.was_let_in):
                     raise
                 problem = one_line(error)
                 health.database(problem)
                 report.say(f"database: {problem}; trying again in {seconds:g} s", error=True)
             else:
-                was_let_in = True
                 health.database(None)
                 health.schema(None)
                 health.joined_group(0)  # ready: it has no group, but the probe asks for one
