@@ -32,8 +32,9 @@ class Watch:
     """Notices that a client has lost its brokers, while others find them.
 
     A broker that comes back before its controller knows of it tells of no brokers at all, in answer to a question for
-    metadata. librdkafka then forgets those it knew, and with them how to ask again (2.10 to 2.16, issue 5301): it stays
-    alive, tells of no error, and never reads again.
+    metadata. librdkafka then forgets those it knew (2.10 to 2.16, issue 5301). By default it goes back to its bootstrap
+    servers, except when its threads end in an unlucky order; with `metadata.recovery.strategy=none` it never does. Then
+    it stays alive, tells of no error, and never reads again.
     """
 
     def __init__(self) -> None:

@@ -21,10 +21,9 @@ from tests.fixtures.services import KAFKA_PROPERTIES
 Connection = psycopg.Connection[Any]
 
 TOPIC = "events"
-QUIET_SECONDS = 2.5
-"""Whoever has not asked for metadata for so long, lost all brokers: a client does so every half second otherwise. One
-that asks for the ids of topics is made anew after 5 s without an answer."""
-ATTEMPTS, ATTEMPT_SECONDS = 10, 7.0
+FORGETS_SECONDS = 3.0
+"""Time enough for the client to ask, which it does every half second; the one that asks for the ids of topics comes
+first at times."""
 SECONDS = 90.0
 """Without messages for 10 s, without brokers for 20, asked every 4, and time to join a group."""
 
@@ -43,19 +42,10 @@ def way(tmp_path: Path) -> Iterator[ForgetfulBroker]:
 
 
 def lose_brokers(way: ForgetfulBroker, consumer: Consumer) -> None:
-    """Until the client has lost them for good. Often it finds its way back by itself: it depends on which of its
-    connections are in use when it hears that there are no brokers."""
-    for _ in range(ATTEMPTS):
-        way.forgets, way.last_forgot = True, 0.0
-        deadline = time.monotonic() + ATTEMPT_SECONDS
-        while time.monotonic() < deadline:
-            if 0 < way.last_forgot < time.monotonic() - QUIET_SECONDS:
-                return
-            time.sleep(0.05)
-        way.forgets = False
-        consumer.wait_for_status("/readyz", 200)
-        wait_for(lambda: consumer.metric("assigned_partitions") == 2, "partitions", consumer, seconds=SECONDS)
-    raise AssertionError(f"the client has not lost its brokers in {ATTEMPTS} attempts\n{consumer.tail()}")
+    way.forgets = True
+    wait_for(lambda: way.last_forgot, "a question for metadata", consumer)
+    time.sleep(FORGETS_SECONDS)
+    way.forgets = False
 
 
 @pytest.mark.timeout(300)
@@ -70,12 +60,14 @@ def test_a_client_that_lost_its_brokers_is_replaced(
         KAFKA_BOOTSTRAP_SERVERS=bootstrap,
         KAFKA_TOPIC_METADATA_REFRESH_INTERVAL_MS=500,  # how often it asks by itself; else only when something is wrong
         KAFKA_SESSION_TIMEOUT_MS=6_000,
+        # Otherwise a client that knows nobody any more goes back to its bootstrap servers, except when its threads end
+        # in an unlucky order: then it stays lost, and so it is here always.
+        KAFKA_METADATA_RECOVERY_STRATEGY="none",
     )
     produce(bootstrap, TOPIC, early.messages())
     wait_until_read(conn, bootstrap, TOPIC, consumer)
 
     lose_brokers(way, consumer)
-    way.forgets = False
     produce(bootstrap, TOPIC, late.messages())
     wait_for(lambda: "has lost its brokers" in consumer.tail(200), "a new client", consumer, seconds=SECONDS)
     wait_until_read(conn, bootstrap, TOPIC, consumer, seconds=SECONDS)
