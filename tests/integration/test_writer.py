@@ -262,7 +262,7 @@ def test_a_batch_that_takes_longer_than_a_statement_may_is_read_again_in_parts(w
     writing.submit(2)
     assert writing.writer.flush(SECONDS)
     assert writing.stored() == 2 * CHUNK
-    assert writing.writer.limit == MOST
+    assert 3 * CHUNK // 2 < writing.writer.limit < MOST
     writing.conn.execute("DROP TRIGGER too_slow ON consumer_offsets")
     writing.finish()
 

@@ -1,5 +1,7 @@
 """When waiting batches are due."""
 
+from itertools import pairwise
+
 from confluent_kafka import Message
 
 from consumer.assembly import assemble
@@ -73,3 +75,24 @@ def test_cleared_it_is_as_new() -> None:
     gathering.add(of_size(5), lagging=True, now=0.0)
     gathering.clear()
     assert (gathering.due_in(0.0), gathering.full, gathering.events) == (None, False, 0)
+
+
+def test_after_a_transaction_that_took_too_long_they_grow_slowly_until_the_policys_number() -> None:
+    gathering = Gathering(Policy(most_events=10_000))
+    gathering.shrink(10_000)
+    limits = [gathering.limit]
+    while gathering.limit < 10_000:
+        gathering.grow()
+        limits.append(gathering.limit)
+    assert limits[0] == 5_000
+    assert all(before < after <= before * 9 / 8 for before, after in pairwise(limits))
+    gathering.grow()
+    assert gathering.limit == 10_000
+
+
+def test_transactions_of_one_message_can_grow() -> None:
+    gathering = Gathering(Policy(most_events=10))
+    gathering.shrink(1)
+    assert gathering.limit == 1
+    gathering.grow()
+    assert gathering.limit == 2
