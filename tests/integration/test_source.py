@@ -43,6 +43,12 @@ class Member:
         assert set(partitions) <= self.source.owned  # they are its own until the hook has returned
         self.left += [(partition, lost) for partition in partitions]
 
+    def start(self, *partitions: Partition, offset: int = 0) -> None:
+        """Join the group, be assigned these partitions, and start them all at one offset."""
+        self.source.subscribe()
+        self.read_until(lambda: self.source.pending == set(partitions))
+        self.source.start(dict.fromkeys(partitions, offset))
+
     def read_until(self, condition: Callable[[], bool]) -> list[Message]:
         """Read until a condition holds; what was read."""
         messages: list[Message] = []
@@ -126,9 +132,7 @@ def test_a_pause_keeps_every_message_for_later(kafka_bootstrap: str, make_topic:
     send(kafka_bootstrap, topic, 3_000)
     member = join(topic)
     source = member.source
-    source.subscribe()
-    member.read_until(lambda: source.pending == {here})
-    source.start({here: 0})
+    member.start(here)
     offsets: list[int] = []
     for _ in range(4):
         offsets += member.read_offsets(250)
@@ -150,9 +154,7 @@ def test_messages_of_a_partition_given_away_while_reading_are_left_to_its_new_ow
     topic = make_topic(2)
     both = {Partition(topic, 0), Partition(topic, 1)}
     first, second = join(topic), join(topic)
-    first.source.subscribe()
-    first.read_until(lambda: first.source.pending == both)
-    first.source.start(dict.fromkeys(both, 0))
+    first.start(*both)
 
     second.source.subscribe()
     ends = threading.Event()
@@ -193,9 +195,7 @@ def test_a_partition_lost_while_paused_is_read_again(kafka_bootstrap: str, make_
     send(kafka_bootstrap, topic, 100)
     member = join(topic, **{"max.poll.interval.ms": "1000", "session.timeout.ms": "1000"})
     source = member.source
-    source.subscribe()
-    member.read_until(lambda: source.pending == {here})
-    source.start({here: 0})
+    member.start(here)
     assert member.read_offsets(10) == list(range(10))
     source.pause()
     threading.Event().wait(1.5)  # it does not poll: the group takes its partition
@@ -236,9 +236,7 @@ def test_the_end_of_a_log_is_told_behind_all_that_is_no_message(
     here = Partition(topic, 0)
     member = join(topic)
     source = member.source
-    source.subscribe()
-    member.read_until(lambda: source.pending == {here})
-    source.start({here: 0})
+    member.start(here)
     assert member.read_until(lambda: member.ends == {here: 0}) == []
 
     begin(transactional, topic, 3)
@@ -267,10 +265,8 @@ def test_an_end_is_told_again_after_a_pause_and_behind_what_is_read_again(
     here = Partition(topic, 0)
     member = join(topic)
     source = member.source
-    source.subscribe()
-    member.read_until(lambda: source.pending == {here})
     send(kafka_bootstrap, topic, 2)
-    source.start({here: 0})
+    member.start(here)
     assert member.read_offsets(2) == [0, 1]
     member.read_until(lambda: member.ends == {here: 2})
     begin(transactional, topic, 50)
@@ -298,9 +294,7 @@ def test_an_offset_before_the_log_is_an_error(kafka_bootstrap: str, make_topic: 
     here = Partition(topic, 0)
     send(kafka_bootstrap, topic, 10)
     member = join(topic)
-    member.source.subscribe()
-    member.read_until(lambda: member.source.pending == {here})
-    member.source.start({here: 500})
+    member.start(here, offset=500)
     with pytest.raises(OffsetGapError, match=r"ON_OFFSET_GAP=reset"):
         member.read_until(lambda: False)
 
