@@ -1,6 +1,5 @@
 """The command line of the backfill, nothing else: `python -m backfill [verify|close|set-timezone|status|explain]`."""
 
-import difflib
 import sys
 from datetime import UTC, datetime
 from typing import Annotated
@@ -22,7 +21,6 @@ from consumer.access import refused_by_database
 from consumer.database import one_line
 from consumer.errors import WrongUse
 from consumer.settings import DatabaseSettings, WatchSettings
-from consumer.tables import harmless
 
 app = App(
     name="python -m backfill",
@@ -59,7 +57,7 @@ Quiet = Annotated[bool, Parameter(help="Problems only.", negative=())]
 
 @app.default
 def backfill(
-    *words: Annotated[str, Parameter(show=False)],
+    *,
     account: Accounts = (),
     all_accounts: AllAccounts = False,
     date: Dates = (),
@@ -84,8 +82,6 @@ def backfill(
     quiet: Quiet = False,
 ) -> int:
     """Rebuild days; the options and exit codes are in the help of the app."""
-    if words:
-        raise _no_command(words[0])
     selection = check(
         account=account,
         all_accounts=all_accounts,
@@ -142,17 +138,6 @@ def check(
     if not named and not (force or dry_run):
         return None
     return select(account, all_accounts, date, all_dates, now=datetime.now(UTC))
-
-
-def _no_command(word: str) -> WrongUse:
-    commands = sorted(each for each in app if not each.startswith("-"))
-    if word in commands:
-        return WrongUse(f"{word} comes before all options: python -m backfill {word} ...")
-    near = difflib.get_close_matches(word, commands, n=1)
-    return WrongUse(
-        f"no such command: {harmless(word)}; "
-        + (f"did you mean {near[0]}?" if near else f"there are {', '.join(commands)}")
-    )
 
 
 def _ask(options: rebuild.Options) -> int:

@@ -1,12 +1,13 @@
 """How the programs' command lines end: with an exit code, and one line for what somebody must act on."""
 
+import difflib
 import errno
 import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from cyclopts import App
+from cyclopts import App, CycloptsError, UnknownCommandError, UnusedCliTokensError
 
 from consumer.errors import RollupError, WrongUse
 from consumer.tables import harmless
@@ -23,7 +24,7 @@ def run(app: App) -> int:
     reads the output may stop reading (`... | head`), which ends the command with 1."""
     try:
         check_text(sys.argv[1:])
-        code = app() or 0
+        code = app(sys.argv[1:], print_error=False, exit_on_error=False) or 0
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -35,9 +36,30 @@ def run(app: App) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.stderr.write(f"cannot write all of the output: {error.strerror}\n")
         return 1
+    except CycloptsError as error:
+        sys.stderr.write(f"{told(error, app)}\n")
+        return WrongUse.exit_code
     except RollupError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
+
+
+def told(error: CycloptsError, app: App) -> str:
+    """What was wrong about the arguments, in one line, and where the right ones are."""
+    program = " ".join([*app.name, *(error.command_chain or ())])
+    if isinstance(error, UnusedCliTokensError | UnknownCommandError):
+        word = (error.unused_tokens or [""])[0]
+        commands = sorted(each for each in error.app or () if not each.startswith("-"))
+        if word in commands:
+            return f"{word} comes before all options: {program} {word} ..."
+        if commands:
+            near = difflib.get_close_matches(word, commands, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(commands)}"
+            return f"no such command: {harmless(word)}; {hint}"
+        said = f"one word too many: {word}"
+    else:
+        said = str(error).removesuffix(".")
+    return harmless(f"{said}{' See' if said.endswith('?') else '; see'} {program} --help")
 
 
 def check_text(words: Sequence[str]) -> None:

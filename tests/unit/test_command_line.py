@@ -1,4 +1,4 @@
-"""Arguments that are no text: told as what they are, before anything is done with them."""
+"""Arguments that make no sense: told as what they are in one line, before anything is done with them."""
 
 import os
 import subprocess
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from consumer.command_line import check_text
+from backfill.__main__ import app as backfill
+from consumer.__main__ import app as consumer
+from consumer.command_line import check_text, run
 from consumer.errors import WrongUse
 from tests.fixtures.processes import ROOT
 
@@ -67,6 +69,42 @@ def test_the_programs_say_it_in_one_line(words: str, told: str) -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"an argument is not UTF-8: {told}\\xff\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("consumer chek", "no such command: chek; did you mean check?"),
+        ("consumer zzz", "no such command: zzz; there are check, dead-letters"),
+        ("consumer check now", "one word too many: now; see python -m consumer check --help"),
+        ("consumer dead-letter list", "no such command: dead-letter; did you mean dead-letters?"),
+        ("consumer dead-letters lst", "no such command: lst; did you mean list?"),
+        ("consumer dead-letters list x", "one word too many: x; see python -m consumer dead-letters list --help"),
+        (
+            "consumer dead-letters discard 1",
+            'Command "dead-letters discard" parameter --reason requires an argument; '
+            "see python -m consumer dead-letters discard --help",
+        ),
+        ("backfill verfy --all-accounts --all-dates", "no such command: verfy; did you mean verify?"),
+        ("backfill settimezone", "no such command: settimezone; did you mean set-timezone?"),
+        ("backfill --account 1 2", "no such command: 2; there are close, explain, set-timezone, status, verify"),
+        ("backfill --account 1 verify", "verify comes before all options: python -m backfill verify ..."),
+        ("backfill verify all", "one word too many: all; see python -m backfill verify --help"),
+        ("backfill --acount 1", "Unknown option: --acount. Did you mean --account? See python -m backfill --help"),
+        (
+            "backfill --account \x1b[2J",
+            'Invalid value for --account: unable to convert "\N{REPLACEMENT CHARACTER}[2J" into int; '
+            "see python -m backfill --help",
+        ),
+    ],
+)
+def test_wrong_words_and_options_are_one_line_with_what_is_right(
+    words: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program, *rest = words.split()
+    monkeypatch.setattr(sys, "argv", [program, *rest])
+    assert run({"consumer": consumer, "backfill": backfill}[program]) == 2
+    assert capsys.readouterr() == ("", f"{told}\n")
 
 
 def test_a_full_disk_is_one_line() -> None:
