@@ -87,7 +87,8 @@ def test_a_schema_that_is_not_there_yet_and_one_that_has_moved_on(make_world: Ma
     for consumer in [world.start() for _ in range(2)]:
         consumer.wait_for_log("started")
     world.until_read(100)
-    # A contract migration: those that run go on to their end, those that start are refused.
+    # A contract migration: those that run go on to their end, those that start are refused. (So would a rebuild be.)
+    world.unrest.rest()
     world.conn.execute("UPDATE rollup_control SET needs_code = %s", (CODE + 1,))
     world.until_read(100)
     late = world.start()
@@ -97,6 +98,7 @@ def test_a_schema_that_is_not_there_yet_and_one_that_has_moved_on(make_world: Ma
     assert "deploy a newer release" in late.wait_for_log("failed")["message"]
     world.until_read(100)
     world.conn.execute("UPDATE rollup_control SET needs_code = %s", (CODE,))
+    world.unrest.go_on()
     world.settle()
 
 
