@@ -87,6 +87,11 @@ FIXED = (
         "An offset that is gone must never be skipped in silence; ON_OFFSET_GAP says what to do then.",
     ),
     Property(
+        "check.crcs",
+        "true",
+        "Else damaged bytes in a broker's log are counted as they are, or stop a partition without a word.",
+    ),
+    Property(
         "enable.partition.eof",
         "true",
         "Tells where a log ends, so that stored offsets pass what is no message there: transaction markers, aborted "

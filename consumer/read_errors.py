@@ -11,6 +11,10 @@ _STILL_USED = KafkaError(KafkaError.UNRELEASED_INSTANCE_ID).str()
 _FENCED = KafkaError(KafkaError.FENCED_INSTANCE_ID).str()
 
 
+_CORRUPT = {KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION, KafkaError._NOT_IMPLEMENTED, KafkaError.INVALID_MSG}
+"""Checksum, compression, record format: after each, the client may read on behind what it could not read."""
+
+
 def is_log_end(error: KafkaError) -> bool:
     """Whether it is no error: everything before the offset that it comes with was handed out, or is no message for us
     (a transaction's marker, aborted, compacted away). The log goes on there, or a transaction that is still open."""
@@ -33,7 +37,7 @@ def needs_somebody(error: KafkaError, topic: str | None, partition: int | None) 
             f"{name}: {error.str()}. Events between the stored offset and the log's start are gone from the "
             "topic: set ON_OFFSET_GAP=reset to go on from the log's start, then rebuild the days they lie on"
         )
-    if code in {KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION, KafkaError.INVALID_MSG}:
+    if code in _CORRUPT:
         return RollupError(
             f"{name}: {error.str()}. Messages there are corrupt in the broker's log, and the client would go on behind "
             "them. Nothing was skipped: restore the log from another replica, or move next_offset behind them by hand"

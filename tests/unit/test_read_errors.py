@@ -22,6 +22,7 @@ def fatal(code: int) -> KafkaError:
         (KafkaError.TOPIC_AUTHORIZATION_FAILED, AccessError, "'events'.*grant DESCRIBE and READ"),
         (KafkaError._BAD_MSG, RollupError, r"events\[3\].*corrupt.*Nothing was skipped"),
         (KafkaError._BAD_COMPRESSION, RollupError, r"events\[3\].*corrupt"),
+        (KafkaError._NOT_IMPLEMENTED, RollupError, r"events\[3\].*corrupt"),
         (KafkaError.INVALID_SESSION_TIMEOUT, ConfigurationError, "KAFKA_SESSION_TIMEOUT_MS is wrong.*6000"),
         (KafkaError.GROUP_AUTHORIZATION_FAILED, AccessError, "grant READ on the group"),
     ],
