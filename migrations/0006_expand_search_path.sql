@@ -8,7 +8,8 @@ DECLARE
     function regprocedure;
 BEGIN
     -- The application's settings may be in a schema of its own.
-    SELECT string_agg(DISTINCT format('%I', relnamespace::regnamespace::text), ', ') || ', pg_temp' INTO path
+    -- (A regnamespace has the quotes that its name needs.)
+    SELECT string_agg(DISTINCT relnamespace::regnamespace::text, ', ') || ', pg_temp' INTO path
     FROM pg_class WHERE oid IN ('rollup_control'::regclass, 'account_settings'::regclass);
     FOR function IN
         SELECT p.oid FROM pg_proc AS p JOIN pg_class AS c ON c.relnamespace = p.pronamespace

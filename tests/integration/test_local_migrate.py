@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from local.migrate import migrate, status
 from local.processes import LocalError
@@ -123,3 +124,27 @@ def test_the_command_reads_the_url_from_a_file(empty_url: str, tmp_path: Path) -
 def test_each_test_gets_a_migrated_database_of_its_own(conn: Connection, template_database: str) -> None:
     row = conn.execute("SELECT current_database() <> %s, to_regclass('schema_migrations')", [template_database])
     assert row.fetchone() == (True, "schema_migrations")
+
+
+@pytest.mark.parametrize("schema", ["helpdesk", "Help-Desk", "order"])
+@pytest.mark.parametrize("path", ['public, "{}"', '"{}"'])
+def test_settings_may_lie_in_a_schema_of_the_applications(empty_url: str, schema: str, path: str) -> None:
+    name = empty_url.rpartition("/")[2]
+    server = make_conninfo(empty_url, dbname="postgres")
+    with psycopg.connect(server, autocommit=True) as conn:
+        conn.execute(f'CREATE DATABASE "{name}"'.encode())
+        conn.execute(f'ALTER DATABASE "{name}" SET search_path = {path.format(schema)}'.encode())
+    with psycopg.connect(empty_url, autocommit=True) as conn:
+        conn.execute(
+            f'CREATE SCHEMA "{schema}"; CREATE TABLE "{schema}".account_settings (account_id integer PRIMARY KEY, '
+            "reporting_timezone text, reporting_events_rollup boolean NOT NULL DEFAULT true)".encode()
+        )
+    migrate(empty_url)
+    with psycopg.connect(empty_url, autocommit=True) as conn:
+        conn.execute("INSERT INTO account_settings (account_id, reporting_timezone) VALUES (42, 'Europe/Paris')")
+        conn.execute("UPDATE account_settings SET reporting_timezone = 'Asia/Tokyo'")
+        with pytest.raises(psycopg.errors.CheckViolation, match="Europe/Pari"):
+            conn.execute("UPDATE account_settings SET reporting_timezone = 'Europe/Pari'")
+    migrate(empty_url, down=True)
+    with psycopg.connect(empty_url, autocommit=True) as conn:
+        conn.execute("UPDATE account_settings SET reporting_timezone = 'Europe/Rome'")
