@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -84,10 +85,16 @@ def test_sessions_that_can_only_read_are_known(database_url: str) -> None:
 
 @pytest.mark.parametrize(
     "setting",
-    ["standard_conforming_strings=off", "client_encoding=LATIN1", "bytea_output=escape", "DateStyle='SQL, DMY'"],
+    [
+        "standard_conforming_strings=off",
+        "client_encoding=LATIN1",
+        "bytea_output=escape",
+        "DateStyle='SQL, DMY'",
+        "array_nulls=off",
+    ],
 )
 def test_what_is_written_is_what_is_read_whatever_the_database_prefers(database_url: str, setting: str) -> None:
-    written = ([b"\xfe\x01", b"\\x00'"], "日本 \\ '", datetime(2026, 2, 11, 9, 30, tzinfo=UTC))
+    written = ([b"\xfe\x01", b"\\x00'", None], "日本 \\ '", datetime(2026, 2, 11, 9, 30, tzinfo=UTC))
     name = conninfo_to_dict(database_url)["dbname"]
     with psycopg.connect(database_url, autocommit=True) as admin:
         admin.execute(f"ALTER DATABASE {name} SET {setting}".encode())
@@ -95,12 +102,25 @@ def test_what_is_written_is_what_is_read_whatever_the_database_prefers(database_
         assert conn.execute("SELECT %s::bytea[], %s::text, %s::timestamptz", written).fetchone() == written
 
 
-def test_settings_of_the_environment_are_kept(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PGOPTIONS", "-c search_path=somewhere")
+@pytest.mark.parametrize("place", ["PGOPTIONS", "PGSERVICE", "the URL's service", "the URL"])
+def test_settings_of_the_operator_are_kept(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    options, url = "-c search_path=somewhere -c statement_timeout=0", database_url
+    services = tmp_path / "pg_service.conf"
+    services.write_text(f"[rollup]\noptions={options}\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
     monkeypatch.setenv("PGCLIENTENCODING", "SQL_ASCII")
-    with database.connect(database_url, statement_timeout=1, application="tests") as conn:
+    if place == "PGOPTIONS":
+        monkeypatch.setenv("PGOPTIONS", options)
+    elif place == "PGSERVICE":
+        monkeypatch.setenv("PGSERVICE", "rollup")
+    else:
+        url = make_conninfo(database_url, **{"options": options} if place == "the URL" else {"service": "rollup"})
+    with database.connect(url, statement_timeout=1, application="tests") as conn:
         assert conn.execute("SHOW search_path").fetchone() == ("somewhere",)
         assert conn.execute("SHOW client_encoding").fetchone() == ("UTF8",)
+        assert conn.execute("SHOW statement_timeout").fetchone() == ("1s",)  # ours
 
 
 def test_a_transaction_that_took_too_long_is_tried_again(database_url: str) -> None:
