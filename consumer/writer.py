@@ -27,8 +27,8 @@ from consumer.rollup.store import Rules, Written, account_zones, prepare, write
 log = structlog.get_logger()
 
 HALVE_AFTER = 3
-"""Attempts that took longer than a statement may, until a batch is given up for smaller ones. The first ones may have
-waited for somebody's lock."""
+"""Attempts that took longer than a statement may, or ended with the connection, until a batch is given up for smaller
+ones. The first ones may have waited for somebody's lock."""
 
 
 class Writer:
@@ -181,9 +181,10 @@ class Writer:
         """Write a batch, however often that takes, unless the reader abandons it."""
         backoff, failures, timeouts = Backoff(), 0, 0
         while True:
-            began = time.monotonic()
+            began, writing = time.monotonic(), False
             try:
                 conn, accounts = self._connected()
+                writing = True
                 written = write(conn, batch, accounts, self._rules, time.time_ns() // 1000, self._metrics.observe_stage)
             except SettingsChanged:
                 self._accounts = None
@@ -201,8 +202,9 @@ class Writer:
                 if not is_transient(error):
                     raise
                 failures += 1
+                # A transaction_timeout of the operator's ends the connection, and so do we if an answer takes too long.
+                timeouts += isinstance(error, psycopg.errors.QueryCanceled) or (writing and conn.closed)
                 self._failed(error, failures)
-                timeouts += isinstance(error, psycopg.errors.QueryCanceled)
                 if timeouts == HALVE_AFTER and batch.messages > 1:
                     self._halve(batch)
                     return

@@ -245,15 +245,22 @@ def test_a_database_that_is_away_shows_in_health_until_it_is_back(writing: Writi
 
 TOO_SLOW = """
 CREATE FUNCTION too_slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    IF NEW.messages > OLD.messages + 150 THEN RAISE 'as if it took too long' USING ERRCODE = 'query_canceled'; END IF;
+    IF NEW.messages > OLD.messages + 150 THEN {}; END IF;
     RETURN NEW;
 END $$;
 CREATE TRIGGER too_slow BEFORE UPDATE ON consumer_offsets FOR EACH ROW EXECUTE FUNCTION too_slow();
 """
 
 
-def test_a_batch_that_takes_longer_than_a_statement_may_is_read_again_in_parts(writing: Writing) -> None:
-    writing.conn.execute(TOO_SLOW.encode())
+@pytest.mark.parametrize(
+    "end",
+    [
+        "RAISE 'as a statement timeout' USING ERRCODE = 'query_canceled'",
+        "PERFORM pg_terminate_backend(pg_backend_pid())",  # as a transaction_timeout does
+    ],
+)
+def test_a_batch_that_takes_longer_than_it_may_is_read_again_in_parts(writing: Writing, end: str) -> None:
+    writing.conn.execute(TOO_SLOW.format(end).encode())
     writing.submit(3, lagging=True)
     wait_for(lambda: writing.writer.conflicted, "a batch that is given up")
     assert writing.stored() == 0
