@@ -68,6 +68,10 @@ def test_rights_that_a_batch_needs(
         assert lines(out)["rights"].startswith(verdict)
         assert code == (0 if role == "consumer" else 1)
     assert "TEMPORARY on the database" in lines(out)["rights"]
+    with roles_database.connect() as admin:
+        admin.execute(f'REVOKE SELECT ("offset") ON dead_letters FROM {roles_database.role("consumer")}'.encode())
+    code, out, _ = run_program("consumer", "check", KAFKA_TOPICS=topic, DATABASE_URL=roles_database.url("consumer"))
+    assert (code, lines(out)["rights"].partition(". ")[0]) == (1, 'FAIL missing: SELECT ("offset") on dead_letters')
 
 
 def test_offsets_are_not_good_where_there_is_nothing_to_compare_with(conn: Connection, run_program: RunProgram) -> None:
