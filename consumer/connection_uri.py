@@ -4,9 +4,13 @@ is taken for a host, a port or an option, and is shown wherever these are."""
 import re
 
 HOW = "keep it to one line, and write the characters @ : / ? of a user or password as %40 %3A %2F %3F"
-_URI = re.compile(r"postgres(?:ql)?://(?P<authority>[^/?]*)(?P<path>/[^?]*)?(?:\?(?P<options>.*))?", re.DOTALL)
+# As libpq reads it: a user and password end at the first @, if there is one before any slash. Other tools end them at a
+# question mark, too.
+_URI = re.compile(
+    r"postgres(?:ql)?://((?P<user>[^/@]*)@)?(?P<hosts>[^/?]*)(?P<path>/[^?]*)?(\?(?P<options>.*))?", re.DOTALL
+)
 _OPTION = re.compile(r"\w+=")
-_HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:\d*)?")
+_HOST = re.compile(r"(\[[^\]]*\]|[^:@\[\]]*)(:\d*)?")
 
 
 def misread(uri: str) -> bool:
@@ -14,12 +18,10 @@ def misread(uri: str) -> bool:
     parts = _URI.fullmatch(uri)
     if parts is None:
         return False
-    userinfo, _, hosts = parts["authority"].rpartition("@")
     return (
         "\n" in uri  # a file with a second line
-        or "@" in userinfo
-        or userinfo.count(":") > 1
+        or "?" in (parts["user"] or "")
         or "@" in (parts["path"] or "")
-        or not all(_HOST.fullmatch(host) for host in hosts.split(","))
+        or not all(_HOST.fullmatch(host) for host in parts["hosts"].split(","))
         or not all(_OPTION.match(option) for option in (parts["options"] or "").split("&") if option)
     )
