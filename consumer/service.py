@@ -34,6 +34,7 @@ from consumer.rollup.batch import Batch, Partition
 from consumer.rollup.registry import REGISTRY
 from consumer.rollup.store import Rules
 from consumer.settings import Settings
+from consumer.source import Read
 from consumer.writer import Writer
 
 log = structlog.get_logger()
@@ -160,7 +161,7 @@ class Service:
                 offsets_away = self._writer.conflicted or self._writer.database_away
                 if offsets_away or turn - blocked_since > PAUSE_AFTER:
                     self._pause()
-                    self._source.read(1, 0.1, 0)  # serves the group; fetches nothing
+                    self._read(1, 0.1, 0)  # serves the group; fetches nothing
                     observe("paused", time.monotonic() - turn)
                     reason = "database" if offsets_away else "backpressure"
                     self._metrics.paused_seconds.labels(reason).inc(time.monotonic() - turn)
@@ -170,13 +171,7 @@ class Service:
             blocked_since = None
             self._unpause()
             waited = time.monotonic()
-            try:
-                messages, ended, full = self._source.read(min(most, self._writer.limit), IDLE_WAIT, gather)
-            except OffsetGapError:
-                if self._settings.on_offset_gap == "stop":
-                    raise
-                self._writer.abandon()  # and start again from the stored offsets, where the gap is closed
-                continue
+            messages, ended, full = self._read(min(most, self._writer.limit), IDLE_WAIT, gather)
             read = time.monotonic()
             ends = self._assignment.log_ends(ended, alone=not messages)
             if not messages and not ends:
@@ -190,6 +185,15 @@ class Service:
             if messages:
                 most = next_read(messages, self._settings.fetch_max_events)
             observe("decode", time.monotonic() - read)
+
+    def _read(self, most: int, idle_wait: float, gather_wait: float) -> Read:
+        try:
+            return self._source.read(most, idle_wait, gather_wait)
+        except OffsetGapError:
+            if self._settings.on_offset_gap == "stop":
+                raise
+            self._writer.abandon()  # and start again from the stored offsets, where the gap is closed
+            return Read([], {}, full=False)
 
     def _assemble(self, messages: Sequence[Message], ends: Mapping[Partition, int]) -> Batch:
         now_us, starts = time.time_ns() // 1000, self._assignment.positions.next
