@@ -17,6 +17,7 @@ import pytest
 from local.postgres import Postgres
 from tests.chaos.conftest import MakeWorld
 from tests.chaos.world import World
+from tests.fixtures.processes import Consumer
 from tests.fixtures.roles import PASSWORD, RolesDatabase
 
 CONNECTIONS = 24
@@ -69,8 +70,12 @@ def end_sessions(admin: psycopg.Connection[Any]) -> None:
 def until_they_say(world: World, text: str) -> None:
     """Wait until every consumer is unready for a reason that has this text, and alive."""
     for consumer in world.consumers:
-        world.until(lambda c=consumer: text in c.get("/readyz")[1], f"a consumer that says: {text}")  # type: ignore[misc]
-        assert consumer.get("/readyz")[0] == 503
+
+        def says_it(consumer: Consumer = consumer) -> bool:
+            status, body = consumer.get("/readyz")  # in one answer: it may get in a moment later
+            return status == 503 and text in body
+
+        world.until(says_it, f"a consumer that says: {text}")
         assert consumer.get("/livez")[0] == 200
 
 
