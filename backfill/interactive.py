@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Final
 
-from backfill.dialogue import ask, confirm, on_terminal, politely, say, whole_number
 from backfill.selection import AHEAD_DAYS, EARLIEST, DateRange, possible_instants
 from backfill.zone_change import LEAST_ACCOUNT, MOST_ACCOUNT, connection, timezone_of
+from consumer.dialogue import ask, confirm, on_terminal, politely, say, whole_number
 from consumer.rollup.days import day_date, local_day
 from consumer.rollup.registry import REGISTRY
 from consumer.rollup.statements import load_statements

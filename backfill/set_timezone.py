@@ -6,10 +6,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from backfill import zone_dialogue
-from backfill.dialogue import on_terminal
 from backfill.zone_change import LEAST_ACCOUNT, MOST_ACCOUNT, change_timezone, connection
 from backfill.zone_consequences import Consequences
 from backfill.zone_rebuild import rebuild_account
+from consumer.dialogue import on_terminal
 from consumer.errors import ConfigurationError
 from consumer.rollup.days import validate_timezone
 from consumer.settings import DatabaseSettings

@@ -107,7 +107,7 @@ class Report:
         if self._waiting["events"]:
             sys.stdout.write(
                 f"{self._waiting['events']} raw events of {self._waiting['days']} open days are not counted yet: their "
-                "messages are on their way\n"
+                "messages are on their way, or were never sent; what has not come when a day closes is told then\n"
             )
         if self._waiting["invalid"]:
             sys.stdout.write(f"{self._waiting['invalid']} invalid raw events (NaN, beyond 1e9 seconds) left out\n")

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.table import Table
 
-from backfill.dialogue import INTERRUPTED, LEFT, ask, confirm, politely, say, whole_number
 from backfill.zone_change import (
     LEAST_ACCOUNT,
     MOST_ACCOUNT,
@@ -29,6 +28,7 @@ from backfill.zones import (
     suggestion,
     zones_at_offset,
 )
+from consumer.dialogue import INTERRUPTED, LEFT, ask, confirm, politely, say, whole_number
 from consumer.settings import DatabaseSettings
 
 WIDE = 72

@@ -154,6 +154,8 @@ def _no_answer(answer: Future[Any]) -> str | None:
     error = answer.exception()
     if not isinstance(error, KafkaException) or error.args[0].code() >= 0:
         return None
+    if error.args[0].code() == KafkaError._DESTROY:  # asked of a client that was given up for another
+        return f"no broker answers within {NEW_CLIENT_SECONDS:.0f} s"
     return None if error.args[0].code() == KafkaError._UNKNOWN_TOPIC else f"no broker answers: {error.args[0].str()}"
 
 

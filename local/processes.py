@@ -9,6 +9,7 @@ program on Linux: the watcher has one thread, so there it is reliable.
 As a script it runs without site-packages: nothing but the standard library may be imported here.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -89,7 +90,8 @@ class Process:
             self._watcher.wait(timeout)
         except subprocess.TimeoutExpired:
             return False
-        self._orders.close()
+        with contextlib.suppress(BrokenPipeError):  # the watcher went before it read our last order
+            self._orders.close()
         return True
 
     def stop(self, signum: signal.Signals | None = None, timeout: float = 30.0) -> None:

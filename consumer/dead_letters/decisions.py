@@ -12,6 +12,7 @@ from consumer.dead_letters.replay import Outcome
 from consumer.dead_letters.replayer import Replayer
 from consumer.dead_letters.selection import Filters
 from consumer.dead_letters.session import Session
+from consumer.dialogue import LEFT, confirm, on_terminal, politely, say
 from consumer.errors import WrongUse
 from consumer.handlers import Handler, handler_for
 from consumer.rollup.registry import REGISTRY
@@ -79,12 +80,11 @@ def discard(
     if not reason.strip() or "\0" in reason:
         raise WrongUse("--reason says why these letters shall never count; it cannot be empty")
     filters = where.to_change(ids, every=every)
-    if not yes and not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not yes and not on_terminal():
         raise WrongUse("without a terminal to ask on, discard needs --yes")
     with Session(DatabaseSettings.load()) as session:
-        if not yes and not _agreed(session, filters):
-            sys.stdout.write("Left; nothing was changed.\n")
-            return 1
+        if not yes and (code := politely(lambda: _agree(session, filters))):
+            return code
         done = _discard(session, filters, reason.strip())
         left = set(ids).difference(done)
         there = {each.id for page in session.pages(ANYWHERE.filters(tuple(left))) for each in page} if left else set()
@@ -117,18 +117,17 @@ def prune(
     return 0
 
 
-def _agreed(session: Session, filters: Filters) -> bool:
-    """Whether a person at the terminal agrees to discard these."""
+def _agree(session: Session, filters: Filters) -> int:
+    """0 if a person at the terminal agrees to discard these."""
     causes = session.attempt(lambda conn: letters.by_cause(conn, filters))
     every = sum(cause.letters for cause in causes)
     if not every:
-        return True
+        return 0
     words = ", ".join(f"{cause.letters} {cause.cause}" for cause in causes)
-    try:
-        return input(f"Discard {every} dead letters ({words})? (y/n): ").strip().lower() in {"y", "yes"}
-    except (EOFError, KeyboardInterrupt):
-        sys.stdout.write("\n")
-        return False
+    if confirm(f"Discard {every} dead letters ({words})?", default=False):
+        return 0
+    say("Left; nothing was changed.")
+    return LEFT
 
 
 def _discard(session: Session, filters: Filters, reason: str) -> list[int]:

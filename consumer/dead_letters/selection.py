@@ -101,8 +101,12 @@ def select_to_change(ids: tuple[int, ...], filters: Filters, *, every: bool) -> 
         WrongUse: it is none or more than one of them.
     """
     by_filters = filters != Filters(ids=filters.ids, state=filters.state)
-    if [bool(ids), by_filters, every].count(True) != 1:
-        raise WrongUse("name the letters: either ids, or filters as --cause timestamp, or --all for all that wait")
+    ways = [bool(ids), by_filters, every].count(True)
+    if ways != 1:
+        once = " in one way" if ways else ""
+        raise WrongUse(
+            f"name the letters{once}: either ids, or filters as --cause timestamp, or --all for all that wait"
+        )
     return filters
 
 
