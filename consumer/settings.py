@@ -43,10 +43,13 @@ def _database_url(value: str) -> str:
 
 
 def _servers(value: str) -> str:
-    server = re.compile(r"([A-Z_]+://)?(\[[0-9a-fA-F:.]+\]|[^\s:/,\[\]]+)(:\d{1,5})?")
+    server = re.compile(r"([A-Z_]+://)?(\[[0-9a-fA-F:.]+\]|[^\s:/,\[\]]+)(:(?P<port>\d{1,5}))?")
     for part in value.split(","):
-        if not server.fullmatch(part.strip()):
+        found = server.fullmatch(part.strip())
+        if not found:
             raise ValueError(f"{part.strip()!r} is not host:port")
+        if found["port"] and not 1 <= int(found["port"]) <= 65_535:  # librdkafka would take the rest of a division
+            raise ValueError(f"{found['port']} is no port")
     return value
 
 
@@ -142,7 +145,9 @@ class Settings(DatabaseSettings):
     """Everything that the consumer can be told."""
 
     kafka_bootstrap_servers: Annotated[str, AfterValidator(_servers)] = setting(
-        "127.0.0.1:9092", "Brokers to ask for the rest of the cluster.", allowed="host:port, separated by commas"
+        "127.0.0.1:9092",
+        "Brokers to ask for the rest of the cluster.",
+        allowed="host:port (9092 without one), separated by commas",
     )
     kafka_topics: Annotated[tuple[TopicHandler, ...], BeforeValidator(_topics)] = setting(
         "reporting_events",

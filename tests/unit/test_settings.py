@@ -105,8 +105,14 @@ def test_settings_are_frozen_and_know_no_other_names() -> None:
             "KAFKA_BOOTSTRAP_SERVERS",
             "a:9092,",
             "KAFKA_BOOTSTRAP_SERVERS is wrong: '' is not host:port; found 'a:9092,'; "
-            "allowed: host:port, separated by commas",
+            "allowed: host:port (9092 without one), separated by commas",
         ),
+        (
+            "KAFKA_BOOTSTRAP_SERVERS",
+            "a,b:70000",
+            "KAFKA_BOOTSTRAP_SERVERS is wrong: 70000 is no port; found 'a,b:70000'",
+        ),
+        ("KAFKA_BOOTSTRAP_SERVERS", "[::1]:0", "KAFKA_BOOTSTRAP_SERVERS is wrong: 0 is no port; found '[::1]:0'"),
         (
             "KAFKA_GROUP_ID",
             "",
