@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from datetime import UTC, datetime
 
 import psycopg
@@ -40,11 +40,11 @@ Logs = Mapping[Partition, tuple[str, int, int]]
 """The topic's id, the first offset and the next one to be written, of each partition that could be asked for."""
 
 
-def check(timeout: float, write: Callable[[str], object] = sys.stdout.write) -> bool:
+def check(timeout: float) -> bool:
     """Write a line for each finding; True if all are good. `timeout` in seconds is for each answer."""
     good = True
     for ok, subject, found in _findings(timeout):
-        write(f"{'ok  ' if ok else 'FAIL'} {subject}: {found}\n")
+        sys.stdout.write(f"{'ok  ' if ok else 'FAIL'} {subject}: {found}\n")
         good = good and ok
     return good
 

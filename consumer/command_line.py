@@ -22,6 +22,7 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def run(app: App) -> int:
     """Run a command line and return its exit code; an error that somebody must act on becomes one line, and whoever
     reads the output may stop reading (`... | head`), which ends the command with 1."""
+    fill_standard_streams()
     try:
         check_text(sys.argv[1:])
         code = app(sys.argv[1:], print_error=False, exit_on_error=False) or 0
@@ -42,6 +43,17 @@ def run(app: App) -> int:
     except RollupError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
+
+
+def fill_standard_streams() -> None:
+    """Let /dev/null stand in for those that were closed (`>&-`). Else the next socket would get the number of one, and
+    all that libraries write there."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    sys.stdin = sys.stdin or open(0)  # noqa: SIM115 - until the process ends
+    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
 
 
 def told(error: CycloptsError, app: App) -> str:

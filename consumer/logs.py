@@ -7,13 +7,14 @@ Words are in `Event` and nowhere else, so that alerts and tests can rely on them
 and librdkafka say takes the same way, under the words `library` and `kafka_client`.
 """
 
+import contextlib
 import logging
 import re
 import sys
 import time
 from collections.abc import Mapping, MutableMapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 from structlog.types import EventDict, Processor
@@ -45,7 +46,7 @@ class Event(StrEnum):
     STARTING = "starting", "The process starts; the settings in force, without secrets."
     STARTED = "started", "Connections and schema are good; the consumer joins its group."
     STOPPING = "stopping", "A signal or an error ends the process; the batch in flight is finished first."
-    STOPPED = "stopped", "The last line of an orderly end."
+    STOPPED = "stopped", "The end was orderly: everything is committed or given back. `failed` may follow and say why."
     FAILED = "failed", "The process ends with an error; what to do is in `message`."
     SETTING_SUSPECT = "setting_suspect", "A variable looks like a misspelt setting."
     HTTP_LISTENING = "http_listening", "Address and port of metrics and probes."
@@ -138,6 +139,20 @@ def _lead_with_time_level_event(_: object, __: str, fields: EventDict) -> EventD
     return {**first, **fields}
 
 
+class _Lines(logging.StreamHandler[TextIO]):
+    """Where nobody takes the lines (a full disk, a reader that went), counting goes on; standard error says so once."""
+
+    _lost = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+        elif not self._lost:
+            self._lost = True
+            with contextlib.suppress(OSError):
+                sys.stderr.write(f"log lines are lost: {sys.exc_info()[1]}\n")
+
+
 class _Repeats(logging.Filter):
     """Lets a line of librdkafka's through once a minute, and says how often it came meanwhile: while a broker is away,
     or refuses us, the client says so at every attempt to connect."""
@@ -180,7 +195,7 @@ def configure(level: str = "info", style: str = "json") -> None:
         last = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
     # Both ways end in one handler: its lock keeps lines whole between threads, and it flushes after each, so that a
     # kill loses none.
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Lines(sys.stdout)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*stamp, structlog.stdlib.PositionalArgumentsFormatter(), _name_library_line],

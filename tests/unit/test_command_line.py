@@ -107,6 +107,25 @@ def test_wrong_words_and_options_are_one_line_with_what_is_right(
     assert capsys.readouterr() == ("", f"{told}\n")
 
 
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [("consumer --help", 0), ("consumer chek", 2), ("consumer check --timeout=0.1", 1), ("backfill --account 1", 2)],
+)
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_may_be_closed(words: str, code: int, closed: str) -> None:
+    url = {"DATABASE_URL": "postgresql://127.0.0.1:9/none", "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9"}
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$0" -m {words} {closed}', sys.executable],
+        cwd=ROOT,
+        env={**os.environ, **url},
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert done.returncode == code
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 def test_a_full_disk_is_one_line() -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(

@@ -5,6 +5,7 @@ import logging
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -202,3 +203,24 @@ def test_a_line_that_librdkafka_repeats_is_written_once_a_minute(
     for number in range(5_000):  # memory is bounded, and what is new is always written
         kafka.error("number %d", number)
     assert len(lines(capsys)) == 5_000
+
+
+@pytest.mark.parametrize("taker", ["> /dev/full", "| true"])
+def test_where_nobody_takes_the_lines_the_program_goes_on_and_says_so_once(taker: str) -> None:
+    program = """
+        import logging, os, time
+        from consumer import logs
+        logs.configure()
+        time.sleep(0.3)
+        for number in range(3):
+            logging.getLogger("any").info("a line")
+        os.write(2, b"still here\\n")
+        os._exit(0)
+    """
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'"$0" -c "$1" {taker}', sys.executable, textwrap.dedent(program)],
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert re.fullmatch(r"log lines are lost: \[Errno \d+\] [\w ]+\nstill here\n", done.stderr)
