@@ -2,97 +2,26 @@
 
 Settings come from environment variables alone, named as the fields in capitals. To add one, add a field to
 `Settings` (or to `DatabaseSettings`, if the backfill needs it too) and write docs/configuration.md anew:
-`python -m consumer.settings > docs/configuration.md`. A wrong value is a `ConfigurationError` of one line.
+`python -m consumer.settings_page > docs/configuration.md`. A wrong value is a `ConfigurationError` of one line.
 """
 
-import ipaddress
-import re
-import sys
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
-from consumer import kafka_properties
-from consumer.connection_uri import HOW, misread
+from consumer import kafka_properties, setting_values
 from consumer.environment import EnvironmentSettings, setting
 from consumer.flood import Limits
 from consumer.handlers import HANDLER_NAMES
-from consumer.logs import HIDDEN, Event, redact
-
-
-class TopicHandler(NamedTuple):
-    """A topic to consume, and the handler that reads its messages."""
-
-    topic: str
-    handler: str
-
-
-def _database_url(value: str) -> str:
-    if misread(value):
-        raise ValueError(f"its parts do not fit: {HOW}")
-    try:
-        parts = conninfo_to_dict(value)
-    except psycopg.ProgrammingError as error:
-        raise ValueError("it does not parse") from error
-    if not parts:
-        raise ValueError("it is empty")
-    return value
-
-
-def _servers(value: str) -> str:
-    server = re.compile(r"([A-Z_]+://)?(\[[0-9a-fA-F:.]+\]|[^\s:/,\[\]]+)(:(?P<port>\d{1,5}))?")
-    for part in value.split(","):
-        found = server.fullmatch(part.strip())
-        if not found:
-            raise ValueError(f"{part.strip()!r} is not host:port")
-        if found["port"] and not 1 <= int(found["port"]) <= 65_535:  # librdkafka would take the rest of a division
-            raise ValueError(f"{found['port']} is no port")
-    return value
-
-
-def _topics(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    found: list[TopicHandler] = []
-    for part in value.split(","):
-        topic, colon, handler = part.strip().partition(":")
-        if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", topic) or topic in {".", ".."}:
-            raise ValueError(f"{topic!r} cannot be the name of a topic")
-        if colon and handler not in HANDLER_NAMES:
-            raise ValueError(f"there is no handler {handler!r}")
-        if any(topic == other.topic for other in found):
-            raise ValueError(f"topic {topic!r} is named twice")
-        found.append(TopicHandler(topic, handler or HANDLER_NAMES[0]))
-    return tuple(found)
-
-
-def _group(value: str) -> str:
-    if not re.fullmatch(r"[\x21-\x7e]{1,255}", value):
-        raise ValueError("it is empty, too long or has spaces")
-    return value
-
-
-def _address(value: str) -> str:
-    try:
-        ipaddress.ip_address(value)
-    except ValueError as error:
-        raise ValueError("names are not looked up") from error
-    return value
-
-
-def _ratio(value: float) -> float:
-    if not 0 <= value <= 1:  # NaN is not either
-        raise ValueError("it is no share")
-    return value
+from consumer.logs import HIDDEN, redact
+from consumer.setting_values import TopicHandler
 
 
 class DatabaseSettings(EnvironmentSettings):
     """What every command needs: the consumer, and the backfill."""
 
-    database_url: Annotated[str, AfterValidator(_database_url)] = setting(
+    database_url: Annotated[str, AfterValidator(setting_values.database_url)] = setting(
         "postgresql://postgres@127.0.0.1:5432/postgres",
         "The PostgreSQL database that holds accounts' settings, raw events and rollups.",
         allowed="a PostgreSQL connection URI (postgresql://user:password@host:5432/database?sslmode=verify-full) "
@@ -134,7 +63,7 @@ class WatchSettings(DatabaseSettings):
         "As the consumer's; another default, so that both can run on one machine.",
         between=(0, 65_535),
     )
-    metrics_address: Annotated[str, AfterValidator(_address)] = setting(
+    metrics_address: Annotated[str, AfterValidator(setting_values.address)] = setting(
         "0.0.0.0",  # noqa: S104 - probes and scrapes come from outside the container
         "Address that METRICS_PORT is opened on.",
         allowed="an IPv4 or IPv6 address",
@@ -144,17 +73,17 @@ class WatchSettings(DatabaseSettings):
 class Settings(DatabaseSettings):
     """Everything that the consumer can be told."""
 
-    kafka_bootstrap_servers: Annotated[str, AfterValidator(_servers)] = setting(
+    kafka_bootstrap_servers: Annotated[str, AfterValidator(setting_values.servers)] = setting(
         "127.0.0.1:9092",
         "Brokers to ask for the rest of the cluster.",
         allowed="host:port (9092 without one), separated by commas",
     )
-    kafka_topics: Annotated[tuple[TopicHandler, ...], BeforeValidator(_topics)] = setting(
+    kafka_topics: Annotated[tuple[TopicHandler, ...], BeforeValidator(setting_values.topics)] = setting(
         "reporting_events",
         "The topics to consume, and what their messages are: `json` for raw rows as objects, the default.",
         allowed=f"topic or topic:handler, separated by commas, each topic once; handlers: {', '.join(HANDLER_NAMES)}",
     )
-    kafka_group_id: Annotated[str, AfterValidator(_group)] = setting(
+    kafka_group_id: Annotated[str, AfterValidator(setting_values.group)] = setting(
         "reporting-rollup",
         "The consumer group, and the name under which offsets are stored. A new name starts from the beginning of "
         "the topics (events counted before are recognised).",
@@ -168,7 +97,7 @@ class Settings(DatabaseSettings):
         "When a stored offset is no longer in the topic (retention, topic re-created): `stop` with an error, or "
         "`reset` to what is left and say which events to verify.",
     )
-    dead_letter_max_ratio: Annotated[float, AfterValidator(_ratio)] = setting(
+    dead_letter_max_ratio: Annotated[float, AfterValidator(setting_values.share)] = setting(
         0.1,
         "When more than this share of a partition's last DEAD_LETTER_WINDOW messages cannot be events, the consumer "
         "stops before the first that is too many (exit code 6); 1 sets no limit.",
@@ -211,7 +140,7 @@ class Settings(DatabaseSettings):
         "Port of /metrics, /livez, /readyz, /startupz and /status; 0 takes any free one and logs it.",
         between=(0, 65_535),
     )
-    metrics_address: Annotated[str, AfterValidator(_address)] = setting(
+    metrics_address: Annotated[str, AfterValidator(setting_values.address)] = setting(
         "0.0.0.0",  # noqa: S104 - probes and scrapes come from outside the container
         "Address that METRICS_PORT is opened on.",
         allowed="an IPv4 or IPv6 address",
@@ -263,70 +192,3 @@ class Settings(DatabaseSettings):
         for name, value in self.kafka_overrides.items():
             shown[kafka_properties.variable_of(name)] = HIDDEN if kafka_properties.is_secret(name) else redact(value)
         return shown
-
-
-def markdown() -> str:
-    """The text of docs/configuration.md."""
-    lines = [
-        "# Configuration",
-        "",
-        "<!-- Written by `python -m consumer.settings > docs/configuration.md`; change consumer/settings.py. -->",
-        "",
-        "Settings are environment variables. Each has a default that works on the local stack; a wrong value stops",
-        "the program at once (exit code 2) with one line that names the variable, what was found and what is allowed.",
-        "",
-        "| Variable | Default | Unit | Allowed | Meaning |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [f"| `{v.name}` | `{v.default}` | {v.unit} | {v.allowed} | {v.meaning} |" for v in Settings.variables()]
-    shared = ", ".join(f"`{row.name}`" for row in DatabaseSettings.variables())
-    watch_port = WatchSettings.model_fields["metrics_port"].default
-    lines += [
-        "",
-        f"`python -m backfill` reads {shared}. With `--stale --watch` it serves metrics and probes, too: on",
-        f"`METRICS_PORT`, {watch_port} if that is not set, and `METRICS_ADDRESS`.",
-        "",
-        "## Secrets",
-        "",
-        "`DATABASE_URL` can be read from a file instead: `DATABASE_URL_FILE` is its path. The same goes for secret",
-        "librdkafka properties: `KAFKA_SASL_PASSWORD_FILE`, `KAFKA_SSL_KEY_PASSWORD_FILE`,",
-        "`KAFKA_SASL_OAUTHBEARER_CLIENT_SECRET_FILE` and so on. Secrets are in no log line, metric or error.",
-        "",
-        "## Any other librdkafka property",
-        "",
-        "`KAFKA_` and the property's name in capitals, with `_` for `.`: `KAFKA_SECURITY_PROTOCOL=SASL_SSL` sets",
-        "`security.protocol`. `KAFKA_GROUP_PROTOCOL=consumer` turns on the rebalance protocol of KIP-848,",
-        "`KAFKA_GROUP_INSTANCE_ID` static membership. Left alone are variables that Kubernetes adds beside a service",
-        "called `kafka` (`KAFKA_PORT`, `KAFKA_SERVICE_HOST`, …) and those of Kafka's scripts (`KAFKA_HEAP_OPTS`, …).",
-        "",
-        "Set by us, and yours to change:",
-        "",
-        "| Property | Value | Why |",
-        "|---|---|---|",
-        *(f"| `{p.name}` | `{p.value}` | {p.why} |" for p in kafka_properties.DEFAULTS),
-        "",
-        "Set by us, and refused with any other value, because the counts would no longer be exact:",
-        "",
-        "| Property | Value | Why |",
-        "|---|---|---|",
-        *(f"| `{p.name}` | `{p.value}` | {p.why} |" for p in kafka_properties.FIXED),
-        "",
-        "With `group.protocol=consumer` the broker decides "
-        + ", ".join(f"`{name}`" for name in kafka_properties.CLASSIC_ONLY)
-        + ": setting them is refused.",
-        "",
-        "## Log lines",
-        "",
-        "One line an event of interest, on standard output: a fixed word in `event`, the facts in fields of their own",
-        "(`topic`, `partition`, `offset`, …). Payloads and secrets are never logged.",
-        "",
-        "| Event | Meaning |",
-        "|---|---|",
-        *(f"| `{event}` | {event.meaning} |" for event in Event),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.stdout.write(markdown())

@@ -212,6 +212,6 @@ def test_decisions_are_numbered_and_have_their_number_in_the_title() -> None:
 
 
 def test_modules_that_print_a_page_are_importable() -> None:
-    for module, page in (("consumer.settings", "configuration.md"), ("consumer.metrics", "metrics.md")):
+    for module, page in (("consumer.settings_page", "configuration.md"), ("consumer.metrics", "metrics.md")):
         assert f"python -m {module}" in _text(PROJECT / "docs" / page)
         assert callable(importlib.import_module(module).markdown)

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 from pydantic import ValidationError
 
-from consumer import kafka_properties, settings
+from consumer import kafka_properties, settings_page
 from consumer.errors import ConfigurationError
-from consumer.settings import DatabaseSettings, Settings, TopicHandler
+from consumer.setting_values import TopicHandler
+from consumer.settings import DatabaseSettings, Settings
 
 DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
 
@@ -334,6 +335,6 @@ def test_other_peoples_variables_are_not() -> None:
 
 
 def test_the_docs_are_what_the_code_prints() -> None:
-    assert DOCS.read_text(encoding="utf-8") == settings.markdown(), (
-        "write them anew: python -m consumer.settings > docs/configuration.md"
+    assert DOCS.read_text(encoding="utf-8") == settings_page.markdown(), (
+        "write them anew: python -m consumer.settings_page > docs/configuration.md"
     )
