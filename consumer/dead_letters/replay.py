@@ -13,8 +13,8 @@ Why this is exact: a letter is marked in the transaction that counts its event, 
 event that was counted otherwise (sent again, rebuilt from its raw row) has its bit, or lies on a day that only rebuilds
 count: it is a duplicate, or late. A kill at any point leaves a letter that waits, or one that is done.
 
-Consumers wait for the rows of 3, and so must we not wait long from there on: `lock_timeout` is short, and whoever calls
-tries again. So a rebuild that takes minutes delays a replay, and no consumer of another day.
+Consumers wait for the rows of 3, and so must we not wait long from their first one on: timeouts are short, and whoever
+calls tries again. So a rebuild that takes minutes delays a replay, and no consumer of another day.
 """
 
 from collections import Counter
@@ -35,8 +35,8 @@ from consumer.rollup.bitmap import REBUILD_SHARD
 from consumer.rollup.days import day_date
 from consumer.rollup.store import Found, Rules, Timer, check_settings, count_events
 
-LOCK_TIMEOUT = "1s"
-"""How long to wait for a lock while consumers may wait for ours."""
+LOCK_TIMEOUT, STATEMENT_TIMEOUT = "1s", "2s"
+"""How long to wait for a lock, and for all locks of a statement, while consumers may wait for ours."""
 
 
 class Outcome(StrEnum):
@@ -136,8 +136,8 @@ def replay(
         decoded = handler.decode([row[3] for row in rows], now_us)
         partitions = sorted({row[1] for row in rows})
         where = {"group_id": rules.group_id, "topic": topic, "partitions": partitions}
+        conn.execute(STATEMENTS["wait_briefly"], {"lock": LOCK_TIMEOUT, "statement": STATEMENT_TIMEOUT})
         shards: dict[int, int] = dict(conn.execute(STATEMENTS["lock_balances"], where).fetchall())  # 3
-        conn.execute(STATEMENTS["wait_briefly"], {"timeout": LOCK_TIMEOUT})
         events = _with_source(decoded, [partitions.index(row[1]) for row in rows])
         dated, has_zone = date_events(events, accounts)
         totals = aggregate(dated, rules.registry)

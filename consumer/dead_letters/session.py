@@ -94,7 +94,7 @@ class Session:
         if refusal := refused_by_database(error):
             return refusal
         said = database.one_line(error)
-        if error.sqlstate in {"55P03", "40P01"}:
+        if error.sqlstate in {"55P03", "40P01", "57014"}:  # a timeout of a statement is one of its locks together
             return LockedOut(f"locked by others for {self._patience:.0f} s: {said}")
         return DatabaseAway(f"database: {said}. What was not reported as done was not done; run the command again")
 

@@ -85,7 +85,7 @@ FOR UPDATE;
 
 -- name: wait_briefly
 -- From here on we hold offsets, for which consumers wait: whoever makes us wait for longer has us try again later.
-SELECT set_config('lock_timeout', %(timeout)s, true);
+SELECT set_config('lock_timeout', %(lock)s, true), set_config('statement_timeout', %(statement)s, true);
 
 -- name: move_balance
 -- What was dead has another outcome now. A row that began anew since the letters were buried knows nothing of them.
