@@ -1,11 +1,13 @@
 """Connections to PostgreSQL, and what its errors mean: which pass by themselves, and how long to wait for that."""
 
+import os
 import time
 from dataclasses import dataclass
 from typing import TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 
 from consumer.logs import redact
@@ -73,15 +75,15 @@ def connect(dsn: str, *, statement_timeout: int, application: str) -> PatientCon
     Raises:
         psycopg.OperationalError: the server is away or refuses us.
     """
-    milliseconds = f"{statement_timeout * 1000}"
+    milliseconds = statement_timeout * 1000
     settings = {
         "statement_timeout": milliseconds,
         # A process that is frozen in a transaction must not keep others from the partitions it has lost.
         "idle_in_transaction_session_timeout": milliseconds,
         # Nor a host that died in one; PostgreSQL waits two hours by default.
-        "tcp_keepalives_idle": "10",
-        "tcp_keepalives_interval": "5",
-        "tcp_keepalives_count": "3",
+        "tcp_keepalives_idle": 10,
+        "tcp_keepalives_interval": 5,
+        "tcp_keepalives_count": 3,
         # Nor one that is frozen while it should read an answer: no other timeout counts while the server sends.
         "tcp_user_timeout": milliseconds,
         # Commits need not wait for the disk: offsets are lost together with the rows, and Kafka still has the events.
@@ -96,29 +98,35 @@ def connect(dsn: str, *, statement_timeout: int, application: str) -> PatientCon
         # Policies that hide rows from us would make totals wrong, and nobody would see it: an error instead.
         "row_security": "off",
         # Each statement must see what was committed while it waited for a lock.
-        "default_transaction_isolation": "read committed",
+        "default_transaction_isolation": r"read\ committed",
     }
+    patience = min(CONNECT_SECONDS, max(2, statement_timeout))  # libpq knows nothing shorter than 2
+    # At the start of the session, not by statements after it: poolers that share sessions between transactions refuse
+    # that, and would have ours make settings for others.
+    options = [_options(dsn, patience), *(f"-c {name}={value}" for name, value in settings.items())]
     conn = PatientConnection.connect(
         dsn,
         autocommit=True,
-        connect_timeout=min(CONNECT_SECONDS, max(2, statement_timeout)),  # libpq knows nothing shorter than 2
+        connect_timeout=patience,
         application_name=application,
         client_encoding="UTF8",
         keepalives_idle=5,
         keepalives_interval=2,
         keepalives_count=3,
         tcp_user_timeout=15_000,
+        options=" ".join(options),
     )
     conn.answer_seconds = statement_timeout + min(ANSWER_GRACE_SECONDS, statement_timeout)
-    try:  # not as `options`, which would take the place of the operator's own, wherever libpq finds those
-        conn.execute(_SET, {"names": [*settings], "values": [*settings.values()]})
-    except psycopg.Error:
-        conn.close()
-        raise
     return conn
 
 
-_SET = "SELECT set_config(name, value, false) FROM unnest(%(names)s::text[], %(values)s::text[]) AS s(name, value)"
+def _options(dsn: str, patience: int) -> str:
+    """The operator's own `options`, which ours would take the place of."""
+    given = conninfo_to_dict(dsn)
+    if "options" not in given and ("service" in given or "PGSERVICE" in os.environ):
+        with psycopg.connect(dsn, connect_timeout=patience) as conn:  # libpq alone knows what is said of a service
+            return conn.info.options
+    return str(given.get("options") or os.environ.get("PGOPTIONS", ""))
 
 
 def end_silent_sessions(conn: psycopg.Connection) -> list[int]:

@@ -121,6 +121,8 @@ def test_settings_of_the_operator_are_kept(
         assert conn.execute("SHOW search_path").fetchone() == ("somewhere",)
         assert conn.execute("SHOW client_encoding").fetchone() == ("UTF8",)
         assert conn.execute("SHOW statement_timeout").fetchone() == ("1s",)  # ours
+        # From the start: no statement could make it on a standby whose default is serializable.
+        assert "default_transaction_isolation" in conn.info.options
 
 
 def test_a_transaction_that_took_too_long_is_tried_again(database_url: str) -> None:
