@@ -29,6 +29,8 @@ log = structlog.get_logger()
 HALVE_AFTER = 3
 """Attempts that took longer than a statement may, or ended with the connection, until a batch is given up for smaller
 ones. The first ones may have waited for somebody's lock."""
+LONG_SECONDS = 1.0
+"""A connection that ends sooner says nothing about the batch."""
 
 
 class Writer:
@@ -203,7 +205,8 @@ class Writer:
                     raise
                 failures += 1
                 # A transaction_timeout of the operator's ends the connection, and so do we if an answer takes too long.
-                timeouts += isinstance(error, psycopg.errors.QueryCanceled) or (writing and conn.closed)
+                ended = writing and conn.closed and time.monotonic() - began > LONG_SECONDS
+                timeouts += ended or isinstance(error, psycopg.errors.QueryCanceled)
                 self._failed(error, failures)
                 if timeouts == HALVE_AFTER and batch.messages > 1:
                     self._halve(batch)

@@ -256,7 +256,7 @@ CREATE TRIGGER too_slow BEFORE UPDATE ON consumer_offsets FOR EACH ROW EXECUTE F
     "end",
     [
         "RAISE 'as a statement timeout' USING ERRCODE = 'query_canceled'",
-        "PERFORM pg_terminate_backend(pg_backend_pid())",  # as a transaction_timeout does
+        "PERFORM pg_sleep(1.1), pg_terminate_backend(pg_backend_pid())",  # as a transaction_timeout does
     ],
 )
 def test_a_batch_that_takes_longer_than_it_may_is_read_again_in_parts(writing: Writing, end: str) -> None:
