@@ -62,6 +62,8 @@ def told(error: CycloptsError, app: App) -> str:
     if isinstance(error, UnusedCliTokensError | UnknownCommandError):
         word = (error.unused_tokens or [""])[0]
         commands = sorted(each for each in error.app or () if not each.startswith("-"))
+        if word.startswith("-") and commands:
+            return f"{harmless(word)} comes after the command: {program} COMMAND {harmless(word)} ..."
         if word in commands:
             return f"{word} comes before all options: {program} {word} ..."
         if commands:

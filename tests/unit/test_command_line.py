@@ -79,6 +79,10 @@ def test_the_programs_say_it_in_one_line(words: str, told: str) -> None:
         ("consumer check now", "one word too many: now; see python -m consumer check --help"),
         ("consumer dead-letter list", "no such command: dead-letter; did you mean dead-letters?"),
         ("consumer dead-letters lst", "no such command: lst; did you mean list?"),
+        (
+            "consumer dead-letters --since 2h list",
+            "--since comes after the command: python -m consumer dead-letters COMMAND --since ...",
+        ),
         ("consumer dead-letters list x", "one word too many: x; see python -m consumer dead-letters list --help"),
         (
             "consumer dead-letters discard 1",
