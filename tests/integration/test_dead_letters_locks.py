@@ -1,4 +1,4 @@
-"""A replay that must wait for others keeps no consumer waiting for long: it steps back while it holds stored offsets."""
+"""A replay that must wait for others keeps no consumer waiting for long: holding stored offsets, it steps back."""
 
 import threading
 import time
