@@ -51,6 +51,12 @@ DEFAULTS = (
         65_536,
         "Bounds what is fetched ahead: memory depends on this, not on the lag.",
     ),
+    Property(
+        "fetch.max.bytes",
+        8_388_608,
+        "That bound is looked at before a fetch, and this is how much comes then, as compressed as it was sent. At the "
+        "default of 52428800, 40 partitions of zstd took 780 MB, now 550 MB.",
+    ),
     Property("queued.min.messages", 100_000, "Several chunks ahead, so that decoding never waits for the network."),
     Property(
         "fetch.wait.max.ms", 50, "How long a broker may wait for more; bounds what it adds to freshness when caught up."
