@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +27,8 @@ from tests.fixtures.processes import wait_for
 
 CRASHES = 3
 TERMINATED = 10
+LATCH_SECONDS = 2.0
+"""Far longer than any question about locks takes."""
 WRITERS = "application_name = 'reporting-rollup consumer' AND datname = current_database()"
 
 
@@ -151,8 +154,7 @@ def test_a_session_hangs_with_its_locks(server: Postgres, own_world: World) -> N
             with suppress(ProcessLookupError):  # it may also just be ending
                 if pid:
                     os.kill(pid, signal.SIGSTOP)
-                    held = f"SELECT count(*) FROM pg_locks WHERE pid = {pid} AND mode = 'RowExclusiveLock'"
-                    if one(admin, held):
+                    if holds_locks(admin, pid):
                         return pid
                     os.kill(pid, signal.SIGCONT)
             return 0
@@ -170,6 +172,23 @@ def test_a_session_hangs_with_its_locks(server: Postgres, own_world: World) -> N
                 os.kill(pid, signal.SIGCONT)
             until_it_goes_on(own_world)
     own_world.settle()
+
+
+def holds_locks(conn: psycopg.Connection[Any], stopped: int) -> bool:
+    """Whether a process that was stopped holds locks of tables. If it has the latch of the lock table itself in hand,
+    no answer would ever come, as no timeout ends a wait for a latch: then it goes on, and the answer is no."""
+    goes_on = threading.Event()
+
+    def let_it_go_on() -> None:
+        goes_on.set()
+        os.kill(stopped, signal.SIGCONT)
+
+    timer = threading.Timer(LATCH_SECONDS, let_it_go_on)
+    timer.start()
+    held = one(conn, f"SELECT count(*) FROM pg_locks WHERE pid = {stopped} AND mode = 'RowExclusiveLock'")
+    timer.cancel()
+    timer.join()
+    return held > 0 and not goes_on.is_set()
 
 
 def one(conn: psycopg.Connection[Any], query: str) -> int:
