@@ -183,10 +183,9 @@ class Writer:
         """Write a batch, however often that takes, unless the reader abandons it."""
         backoff, failures, timeouts = Backoff(), 0, 0
         while True:
-            began, writing = time.monotonic(), False
+            began = time.monotonic()
             try:
                 conn, accounts = self._connected()
-                writing = True
                 written = write(conn, batch, accounts, self._rules, time.time_ns() // 1000, self._metrics.observe_stage)
             except SettingsChanged:
                 self._accounts = None
@@ -205,7 +204,7 @@ class Writer:
                     raise
                 failures += 1
                 # A transaction_timeout of the operator's ends the connection, and so do we if an answer takes too long.
-                ended = writing and conn.closed and time.monotonic() - began > LONG_SECONDS
+                ended = self._conn is not None and self._conn.closed and time.monotonic() - began > LONG_SECONDS
                 timeouts += ended or isinstance(error, psycopg.errors.QueryCanceled)
                 self._failed(error, failures)
                 if timeouts == HALVE_AFTER and batch.messages > 1:

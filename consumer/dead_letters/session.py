@@ -27,7 +27,7 @@ class DatabaseAway(RollupError):  # noqa: N818 - nobody did anything wrong
 
 
 class LockedOut(DatabaseAway):
-    """Others held the locks all the time; the database is well."""
+    """Others held the locks all the time, or a statement took too long; the database is well."""
 
 
 class Session:
@@ -94,8 +94,8 @@ class Session:
         if refusal := refused_by_database(error):
             return refusal
         said = database.one_line(error)
-        if error.sqlstate in {"55P03", "40P01", "57014"}:  # a timeout of a statement is one of its locks together
-            return LockedOut(f"locked by others for {self._patience:.0f} s: {said}")
+        if error.sqlstate in {"55P03", "40P01", "57014"}:  # several locks together may take a statement's time
+            return LockedOut(f"locked by others, or too slow, for {self._patience:.0f} s: {said}")
         return DatabaseAway(f"database: {said}. What was not reported as done was not done; run the command again")
 
     def _connected(self) -> psycopg.Connection:

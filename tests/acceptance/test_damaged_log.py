@@ -13,10 +13,9 @@ from typing import Any
 import psycopg
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
 
 from local.kafka import Kafka
+from tests.chaos.topic import Topic
 from tests.fixtures.events import assert_exact, load, prepare, stored_offsets, wait_until_read
 from tests.fixtures.processes import StartConsumer
 from tests.fixtures.services import KAFKA_PROPERTIES
@@ -34,8 +33,7 @@ LENGTH_END, MAGIC, CHECKSUM, CODEC, RECORDS = 12, 16, 17, 22, 61
 def kafka(tmp_path: Path) -> Iterator[Kafka]:
     """A broker whose log the test may change."""
     with Kafka(tmp_path / "kafka", properties=KAFKA_PROPERTIES) as kafka:
-        admin = AdminClient({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
-        admin.create_topics([NewTopic(TOPIC, 1, 1)])[TOPIC].result(30)
+        Topic(kafka.bootstrap, TOPIC).make(1)
         yield kafka
     kafka.remove()
 

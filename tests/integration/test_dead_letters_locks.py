@@ -13,6 +13,7 @@ from consumer.database import is_transient
 from consumer.dead_letters.replay import Replayed
 from consumer.rollup.store import prepare
 from tests.fixtures.letters import replay_letters, wrapped
+from tests.fixtures.processes import wait_for
 from tests.fixtures.rollup import Connection, Rollup, make_event
 
 SECONDS = 30.0
@@ -36,10 +37,12 @@ def replaying(rollup: Rollup) -> Iterator["Future[list[Replayed]]"]:
     conn.execute("SET statement_timeout = '60s'")
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(replay_letters, rollup, conn=conn)
-        deadline = time.monotonic() + SECONDS
-        while rollup.conn.execute("SELECT pg_blocking_pids(%s)", (conn.info.backend_pid,)).fetchone() == ([],):
-            assert time.monotonic() < deadline
-            assert not future.done()
+        blocking = "SELECT cardinality(pg_blocking_pids(%s)) > 0"
+        wait_for(
+            lambda: rollup.conn.execute(blocking, (conn.info.backend_pid,)).fetchone() == (True,),
+            "a replay that waits",
+            seconds=SECONDS,
+        )
         yield future
 
 
