@@ -53,6 +53,7 @@ def run() -> int:
             log.exception(Event.FAILED, message=f"{type(error).__name__}: {error}", exit_code=code)
     if service is not None and not service.has_ended:
         command_line.end_at_once(code)
+    command_line.flush_log()
     return code
 
 

@@ -1,5 +1,6 @@
 """How the programs' command lines end: with an exit code, and one line for what somebody must act on."""
 
+import contextlib
 import difflib
 import errno
 import os
@@ -29,12 +30,12 @@ def run(app: App) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at its end
+        forget_output()
         return 1
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        forget_output()
         sys.stderr.write(f"cannot write all of the output: {error.strerror}\n")
         return 1
     except CycloptsError as error:
@@ -91,6 +92,20 @@ def check_text(words: Sequence[str]) -> None:
 
 def end_at_once(code: int) -> NoReturn:
     """End the process without waiting for threads, also those of libraries; what was written is there."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_log()
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
     os._exit(code)
+
+
+def flush_log() -> None:
+    """Write log lines that are left, so that the exit code stays what it is where nobody takes them."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        forget_output()
+
+
+def forget_output() -> None:
+    """What is left of standard output goes nowhere; or Python complains when it flushes at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

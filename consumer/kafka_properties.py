@@ -55,7 +55,8 @@ DEFAULTS = (
         "fetch.max.bytes",
         8_388_608,
         "That bound is looked at before a fetch, and this is how much comes then, as compressed as it was sent. At the "
-        "default of 52428800, 40 partitions of zstd took 780 MB, now 550 MB.",
+        "default of 52428800, 40 partitions of zstd took 780 MB, now 550 MB. Left out with a `message.max.bytes` or "
+        "`queued.max.messages.kbytes` of yours, which it must fit.",
     ),
     Property("queued.min.messages", 100_000, "Several chunks ahead, so that decoding never waits for the network."),
     Property(
@@ -113,6 +114,10 @@ CLASSIC_ONLY = (
     "group.protocol.type",
 )
 """With `group.protocol=consumer` the broker decides these."""
+
+FETCH_FOLLOWS = frozenset({"message.max.bytes", "queued.max.messages.kbytes"})
+"""librdkafka fits `fetch.max.bytes` to these if nobody sets it, and refuses one that does not fit: with any of them,
+ours is left out."""
 
 FILES = frozenset(
     {"ssl.ca.location", "ssl.certificate.location", "ssl.crl.location", "ssl.key.location", "ssl.keystore.location"}
@@ -242,5 +247,7 @@ def merged(overrides: Mapping[str, str]) -> dict[str, str | int]:
     if overrides.get("group.protocol", "").strip().lower() == "consumer":
         for name in CLASSIC_ONLY:
             properties.pop(name, None)
+    if not FETCH_FOLLOWS.isdisjoint(overrides):
+        del properties["fetch.max.bytes"]
     properties.update(overrides)
     return properties

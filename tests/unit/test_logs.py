@@ -2,12 +2,14 @@
 
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -203,6 +205,30 @@ def test_a_line_that_librdkafka_repeats_is_written_once_a_minute(
     for number in range(5_000):  # memory is bounded, and what is new is always written
         kafka.error("number %d", number)
     assert len(lines(capsys)) == 5_000
+
+
+@pytest.mark.parametrize("end", ["command_line.flush_log(); sys.exit(6)", "command_line.end_at_once(6)"])
+def test_where_nobody_takes_the_lines_the_exit_code_stays(end: str) -> None:
+    program = f"""
+import logging, sys
+from consumer import command_line, logs
+logs.configure()
+logging.getLogger("any").info("a line")
+{end}
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment,
+            check=False,
+            text=True,
+        )
+    assert done.returncode == 6
+    assert done.stderr.startswith("log lines are lost: ")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("taker", ["> /dev/full", "| true"])

@@ -1,5 +1,6 @@
 """Settings: defaults, checks and their one-line errors, librdkafka properties, secrets, the page of docs."""
 
+import logging
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from psycopg.conninfo import make_conninfo
 from pydantic import ValidationError
 
 from consumer import kafka_properties, settings_page
+from consumer.client import make_consumer
 from consumer.errors import ConfigurationError
 from consumer.setting_values import TopicHandler
 from consumer.settings import DatabaseSettings, Settings
@@ -338,3 +340,17 @@ def test_the_docs_are_what_the_code_prints() -> None:
     assert DOCS.read_text(encoding="utf-8") == settings_page.markdown(), (
         "write them anew: python -m consumer.settings_page > docs/configuration.md"
     )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("KAFKA_MESSAGE_MAX_BYTES", "10485760"),
+        ("KAFKA_QUEUED_MAX_MESSAGES_KBYTES", "1024"),
+    ],
+)
+def test_the_size_of_fetches_follows_what_the_operator_sets(variable: str, value: str) -> None:
+    properties = Settings.load({variable: value}).kafka_properties()
+    assert "fetch.max.bytes" not in properties
+    make_consumer(properties, logging.getLogger("tests.settings")).close()
+    assert Settings.load({}).kafka_properties()["fetch.max.bytes"] == 8_388_608
