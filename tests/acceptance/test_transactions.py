@@ -25,7 +25,7 @@ class Transactions:
     """A producer of transactions."""
 
     def __init__(self, bootstrap: str, topic: str) -> None:
-        self._topic = topic
+        self._bootstrap, self._topic = bootstrap, topic
         self._producer = Producer(
             {"bootstrap.servers": bootstrap, "transactional.id": f"tx-{uuid.uuid4().hex[:8]}", "log_level": 0}
         )
@@ -37,6 +37,7 @@ class Transactions:
         for key, value in messages:
             self._producer.produce(self._topic, value, key)
         self._producer.commit_transaction(30)
+        self._wait_for_markers()
 
     def abort(self, *partitions: int, records: int = ABORTED) -> None:
         """One transaction of so many records for each partition that never happened."""
@@ -45,6 +46,19 @@ class Transactions:
             self._producer.produce(self._topic, b"{", partition=partitions[number % len(partitions)])
         assert self._producer.flush(30) == 0
         self._producer.abort_transaction(30)
+        self._wait_for_markers()
+
+    def _wait_for_markers(self) -> None:
+        """The brokers write them a moment after they have told the producer that all is done."""
+
+        def written() -> bool:
+            readable, all_of_it = (
+                end_offsets(self._bootstrap, self._topic, isolation)
+                for isolation in ("read_committed", "read_uncommitted")
+            )
+            return readable == all_of_it
+
+        wait_for(written, "the markers of a transaction")
 
 
 def status(consumer: Consumer) -> dict[str, Any]:
